@@ -1,0 +1,26 @@
+# `make demo` and `make test` need nothing but Python >= 3.11: they create .venv here and install into it what they use.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test install clean
+
+install: $(INSTALLED)
+
+# uv only because it installs several GB in a fraction of pip's time.
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("mde needs Python >= 3.11: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet uv
+	$(VENV)/bin/uv pip install --quiet --python $(PY) --editable '.[imagenet,nyu,tflite,dev]'
+	touch $(INSTALLED)
+
+demo: install
+	$(PY) train.py experiment=demo
+
+test: install
+	$(PY) -m pytest
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

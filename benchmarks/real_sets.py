@@ -1,0 +1,97 @@
+"""One table: trained networks beside the vertical ramp and FastDepth INT8 on every real set of the shared folder.
+
+    python benchmarks/real_sets.py nyu=outputs/train/nyu synthetic=outputs/train/synthetic --out outputs/real_sets
+
+Each argument is NAME=RUN_DIRECTORY. Sets with an official split are evaluated on its test part, others whole; sets that are
+renders are left out. Protocol: inverse depth, per-frame scale and shift, metrics in metres at the truth's size.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mde.data.folder import FolderFrames
+from mde.data.sample import Frames, Sample
+from mde.data.transforms import resize_image
+from mde.evaluation import Predictor, evaluate, network_predictor, ramp_predictor
+from mde.models import load_model
+from mde.report.record import environment, read_record
+
+
+def fastdepth_predictor(path: Path) -> Predictor:
+    """FastDepth (pruned, INT8) in LiteRT with two threads; its output counts are proportional to depth."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=2)
+    interpreter.allocate_tensors()
+    source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    _, height, width, _ = source["shape"]
+
+    def predict(sample: Sample) -> Tensor:
+        image = (resize_image(sample.image, (height, width)) * 255).round().to(torch.uint8)
+        interpreter.set_tensor(source["index"], image.permute(1, 2, 0)[None].numpy())
+        interpreter.invoke()
+        counts = interpreter.get_tensor(sink["index"]).astype(np.float32).reshape(1, 1, height, width)
+        return 1 / torch.from_numpy(counts).clamp(min=1)  # inverse depth up to scale, which alignment finds
+
+    return predict
+
+
+def real_sets(shared: Path) -> list[Frames]:
+    """Every set that is not a render, largest first."""
+    sets = []
+    for root in sorted((shared / "data").iterdir()):
+        if (root / "meta.json").exists() and not json.loads((root / "meta.json").read_text()).get("synthetic"):
+            frames = FolderFrames(root)
+            sets.append(FolderFrames(root, split="test") if frames.has_split else frames)
+    return sorted(sets, key=len, reverse=True)
+
+
+def markdown(results: dict[str, dict[str, dict]], metric: str, trained_on: dict[str, str]) -> str:
+    """Sets as rows, predictors as columns; a set that a network was trained on is marked with *."""
+    names = list(results)
+    lines = [f"| {metric} | frames | " + " | ".join(names) + " |", "| --- | ---: |" + " ---: |" * len(names)]
+    for dataset, first in results[names[0]].items():
+        cells = []
+        for name in names:
+            value = results[name][dataset][metric]
+            mark = "*" if dataset in trained_on.get(name, "").split("+") else ""
+            cells.append(f"{value:.3f}{mark}")
+        lines.append(f"| {dataset} | {first['frames']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", help="NAME=RUN_DIRECTORY")
+    parser.add_argument("--out", type=Path, required=True, help="folder for table.json and table.md")
+    arguments = parser.parse_args()
+    shared = Path(os.environ.get("MDE_SHARED", "../shared"))
+    peer = shared / "peers/fast_depth_224.tflite"
+    predictors: dict[str, Predictor] = {"vertical ramp": ramp_predictor, "FastDepth INT8": fastdepth_predictor(peer)}
+    trained_on = {"FastDepth INT8": "nyu"}
+    for run in arguments.runs:
+        name, _, folder = run.partition("=")
+        record = read_record(Path(folder))
+        trained_on[name] = record["model"]["trained_on"]
+        predictors[name] = network_predictor(load_model(Path(folder) / "model.safetensors"), record["model"]["input"])
+    sets = real_sets(shared)
+    results = {
+        name: {frames.name: evaluate(predict, frames, progress=f"{name} on {frames.name}") for frames in sets}
+        for name, predict in predictors.items()
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    content = {"environment": environment(), "trained_on": trained_on, "results": results}
+    (arguments.out / "table.json").write_text(json.dumps(content, indent=1))
+    tables = "\n\n".join(markdown(results, metric, trained_on) for metric in ("delta1", "rmse", "mae", "abs_rel"))
+    (arguments.out / "table.md").write_text(tables + "\n\n\\* trained on this set's training frames\n")
+    print(tables)
+
+
+if __name__ == "__main__":
+    main()

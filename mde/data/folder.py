@@ -1,0 +1,179 @@
+"""A folder of frames: rgb/<id>.jpg|png, depth/<id>.png|npy and meta.json.
+
+meta.json                    meaning
+depth_unit_m                 metres in one count of a depth image (required)
+name                         name in tables; the folder's own by default
+environment                  "outdoor" evaluates to 80 m, anything else to 10 m
+max_depth_m                  the sensor's range: deeper values are unknown (+inf, sky, stays)
+scenes                       {id: scene}; one scene by default
+split                        {id: "train" | "test"}
+intrinsics                   {"fx", "fy", "cx", "cy"} in pixels of the colour image, or {id: {"fx", ...}}
+Other keys (sensor, licence, source, ...) are for the reader.
+"""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mde.data.holdout import hold_out
+from mde.data.images import read_depth, read_image
+from mde.data.sample import Sample, Splits, Subset
+from mde.errors import MdeError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+DEPTH_SUFFIXES = (".png", ".npy")
+
+
+class FolderFrames:
+    """Every frame of a folder, or of one part of its `split`, in natural order of the ids ("frame2" before "frame10").
+
+    root    folder laid out as the module says
+    split   "train" or "test" of meta.json; None takes all frames
+    cap     metres, for evaluation; by default 80 outdoors and 10 elsewhere, whatever the sensor's range, so that the
+            figures of different sets compare
+
+    Raises MdeError for a folder, meta.json or pairing of images that is not as the module says; reading a frame raises
+    it when the depth has another aspect than the image or a median that no unit can explain.
+    """
+
+    def __init__(self, root: str | Path, split: str | None = None, cap: float | None = None):
+        self.root = Path(root)
+        meta = _read_meta(self.root)
+        self._images = _files(self.root / "rgb", IMAGE_SUFFIXES)
+        self._depths = _files(self.root / "depth", DEPTH_SUFFIXES)
+        _check_pairs(self.root, set(self._images), set(self._depths))
+        self.name: str = meta.get("name", self.root.resolve().name)
+        self.cap: float = cap or (80.0 if meta.get("environment") == "outdoor" else 10.0)
+        self.depth_unit = float(meta["depth_unit_m"])
+        self.max_depth = float(meta.get("max_depth_m", math.inf))
+        self._intrinsics: dict[str, Any] = meta.get("intrinsics", {})
+        self.ids = sorted(self._images, key=_natural)
+        self.has_split = "split" in meta
+        if split is not None:
+            parts = _per_frame(meta, "split", self.ids, self.root)
+            self.ids = [frame for frame, part in zip(self.ids, parts, strict=True) if part == split]
+            if not self.ids:
+                raise MdeError(
+                    f"{self.root / 'meta.json'}: no frame has split {split!r}; use another split or a whole set"
+                )
+        self.scenes = (
+            _per_frame(meta, "scenes", self.ids, self.root) if "scenes" in meta else [self.name] * len(self.ids)
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        frame = self.ids[index]
+        image = read_image(self._images[frame])
+        depth = read_depth(self._depths[frame], self.depth_unit)
+        check_aspect(image, depth, self._depths[frame])
+        self._check_unit(depth, self._depths[frame])
+        depth.masked_fill_((depth > self.max_depth) & (depth < math.inf), 0)
+        return Sample(image, depth, depth > 0, self.name, frame, self._intrinsics_of(frame), self.depth_unit)
+
+    def _check_unit(self, depth: Tensor, path: Path) -> None:
+        some = depth.flatten()[:: max(1, depth.numel() // 5000)]  # enough for an order of magnitude
+        known = some[(some > 0) & (some < math.inf)]
+        if known.numel() and not 0.05 <= (median := known.median().item()) <= 1000:
+            raise MdeError(
+                f"{path}: median depth {median:.3g} m at depth_unit_m {self.depth_unit:g}; "
+                f"correct depth_unit_m in {self.root / 'meta.json'}"
+            )
+
+    def _intrinsics_of(self, frame: str) -> Tensor | None:
+        values = self._intrinsics if "fx" in self._intrinsics else self._intrinsics.get(frame)
+        if values is None:
+            return None
+        try:
+            fx, fy, cx, cy = (float(values[key]) for key in ("fx", "fy", "cx", "cy"))
+        except (KeyError, TypeError, ValueError):
+            raise MdeError(f"{self.root / 'meta.json'}: intrinsics need the numbers fx, fy, cx and cy") from None
+        return torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
+
+def folder_splits(root: str | Path, val_root: str | Path | None = None, cap: float | None = None) -> Splits:
+    """Training, validation and test frames of a folder, by scene (see `hold_out`), never by a random draw of frames.
+
+    With `split` in meta.json its "test" frames, if any, are the test part and only its "train" frames are cut further.
+    With `val_root` another folder validates, and every training frame trains. Raises MdeError as FolderFrames does, and
+    when there are too few frames to cut.
+    """
+    everything = FolderFrames(root, cap=cap)
+    frames, test = everything, None
+    if everything.has_split:
+        frames = FolderFrames(root, split="train", cap=cap)
+        test = FolderFrames(root, split="test", cap=cap) if len(frames) < len(everything) else None
+    if val_root is not None:
+        return Splits(frames.name, frames, FolderFrames(val_root, cap=cap), test)
+    training, validation, note = hold_out(frames.scenes, frames.name)
+    return Splits(frames.name, Subset(frames, training), Subset(frames, validation), test, note)
+
+
+def check_aspect(image: Tensor, depth: Tensor, path: Path) -> None:
+    """Raises MdeError when depth (1, h, w) is not image (3, H, W) at some size, to 1 % of the aspect."""
+    (height, width), (h, w) = image.shape[-2:], depth.shape[-2:]
+    if abs(width * h / (height * w) - 1) > 0.01:
+        raise MdeError(
+            f"{path}: depth {w} x {h} has another aspect than the image, {width} x {height}; align depth to colour"
+        )
+
+
+def _read_meta(root: Path) -> dict[str, Any]:
+    path = root / "meta.json"
+    if not root.is_dir():
+        raise MdeError(f"{root}: no such folder; give one that holds rgb/, depth/ and meta.json")
+    if not path.is_file():
+        raise MdeError(f'{root}: no meta.json; write one, at least {{"depth_unit_m": 0.001}} for depth in millimetres')
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MdeError(f"{path}: not JSON ({error}); correct it") from None
+    unit = meta.get("depth_unit_m") if isinstance(meta, dict) else None
+    if not isinstance(unit, int | float) or not 0 < unit < math.inf:
+        raise MdeError(
+            f"{path}: depth_unit_m is missing or not a positive number; give the metres in one count of depth"
+        )
+    if meta.get("invalid", 0) != 0:
+        raise MdeError(f"{path}: invalid must be 0; write 0 where depth is unknown")
+    return meta
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """Files of a folder by id, which is the name without its suffix."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            if path.stem in found:
+                raise MdeError(f"{path}: {found[path.stem].name} has the same id; keep one of them")
+            found[path.stem] = path
+    if not found:
+        raise MdeError(
+            f"{folder}: no such folder, or no file in it ends in {', '.join(suffixes)}; put the frames there"
+        )
+    return found
+
+
+def _check_pairs(root: Path, images: set[str], depths: set[str]) -> None:
+    for lonely, missing in ((images - depths, "depth"), (depths - images, "rgb")):
+        if lonely:
+            listed = ", ".join(sorted(lonely)[:5]) + (", ..." if len(lonely) > 5 else "")
+            raise MdeError(f"{root / missing}: nothing for {len(lonely)} frame(s): {listed}; add or remove them")
+
+
+def _per_frame(meta: dict[str, Any], key: str, ids: list[str], root: Path) -> list[str]:
+    values = meta.get(key, {})
+    lacking = [frame for frame in ids if frame not in values]
+    if lacking:
+        listed = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+        raise MdeError(f"{root / 'meta.json'}: {key} lacks {len(lacking)} frame(s): {listed}; add them")
+    return [str(values[frame]) for frame in ids]
+
+
+def _natural(text: str) -> list[tuple[int, int | str]]:
+    return [(0, int(piece)) if piece.isdigit() else (1, piece) for piece in re.split(r"(\d+)", text) if piece]

@@ -1,0 +1,60 @@
+"""A predictor on a dataset: one row of a result table."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from mde.data.sample import Frames, Sample
+from mde.data.transforms import normalise, resize_image
+from mde.metrics import DepthMetrics, resize_prediction, vertical_ramp
+
+Predictor = Callable[[Sample], Tensor]  # a frame -> inverse depth (1, 1, h, w) at any size
+
+
+def network_predictor(model: nn.Module, size: tuple[int, int]) -> Predictor:
+    """The network at one input size (height, width); images are stretched to it. Puts the model in evaluation mode."""
+    device = next(model.parameters()).device
+    model.eval()
+
+    @torch.inference_mode()
+    def predict(sample: Sample) -> Tensor:
+        image = normalise(resize_image(sample.image, size), model.mean, model.std)
+        return model(image[None].to(device)).float().cpu()
+
+    return predict
+
+
+def ramp_predictor(sample: Sample) -> Tensor:
+    """The baseline that ignores the image: nearer towards the bottom row."""
+    return vertical_ramp(*sample.depth.shape[-2:])
+
+
+def evaluate(
+    predict: Predictor,
+    frames: Frames,
+    *,
+    protocol: str = "inverse_depth",
+    align: bool | str = True,
+    limit: int | None = None,
+    progress: str | None = None,
+) -> dict[str, Any]:
+    """The quality entry of `metrics.json` for one predictor on one dataset, at the truth's own size.
+
+    limit: evaluate that many frames, spread evenly. progress: a title turns the progress bar on.
+    """
+    metrics = DepthMetrics(cap=frames.cap, protocol=protocol, align=align, sync_on_compute=False)
+    chosen: Iterable[int] = spread(len(frames), limit)
+    for index in track(chosen, description=progress) if progress else chosen:
+        sample = frames[index]
+        depth, mask = sample.depth[None], sample.mask[None]
+        metrics.update(resize_prediction(predict(sample), depth.shape[-2:]), depth, mask, sample.depth_unit)
+    return metrics.compute()
+
+
+def spread(length: int, limit: int | None) -> list[int]:
+    """At most `limit` indices, evenly over range(length)."""
+    count = length if limit is None else min(limit, length)
+    return [index * length // count for index in range(count)]

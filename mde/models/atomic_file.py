@@ -1,0 +1,34 @@
+"""Writing a file so that its name never holds half of it."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from mde.errors import MdeError
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yields an open binary file that becomes `path` when the block ends; missing folders are made.
+
+    The bytes go to a temporary file in the same folder, to the disk, and only then to the name. If the block raises,
+    an old file under that name is untouched and the temporary one is gone. MdeError when the system refuses to write
+    (disk full, no permission).
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise MdeError(f"{path}: not written ({reason}); free disk space or choose another folder") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -1,0 +1,178 @@
+"""MiDaS v2.1 small: an EfficientNet-Lite encoder and a fusion decoder (Ranftl et al., TPAMI 2022).
+
+The published network differs in two ways from the one built here. Its deepest fusion block owns a residual unit that
+no input reaches (4,719,616 parameters): it is not built. And each fusion block there upsamples before its 1 x 1
+convolution; here the convolution comes first, on a quarter of the pixels, unless `reference=True`. Both steps are
+linear and the bilinear weights sum to one, so they commute exactly, the bias included.
+"""
+
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mde.errors import MdeError
+from mde.models.network import DepthNetwork
+
+ENCODERS = ("lite0", "lite1", "lite2", "lite3", "lite4")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+WIDTHS = (64, 128, 256, 512)  # decoder channels at 1/4, 1/8, 1/16 and 1/32 of the input's size
+
+
+class SamePadConv2d(nn.Conv2d):
+    """Strided convolution with TensorFlow's SAME padding, for even input sizes: the padding is a constant.
+
+    TensorFlow pads an even side by kernel - stride in all and puts the odd pixel at the end. timm's Conv2dSame
+    computes this from the input's size at run time, which TensorRT and TFLite cannot take. Same parameters, same
+    names, same result.
+    """
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> "SamePadConv2d":
+        """A copy of timm's `conv` (square kernel, no dilation) that shares its parameters."""
+        size, stride = conv.kernel_size[0], conv.stride[0]
+        bias = conv.bias is not None
+        copy = cls(conv.in_channels, conv.out_channels, size, stride, groups=conv.groups, bias=bias, device="meta")
+        copy.weight, copy.bias = conv.weight, conv.bias
+        return copy
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = self.kernel_size[0] - self.stride[0]
+        before, after = total // 2, total - total // 2
+        return super().forward(F.pad(x, (before, after, before, after)))
+
+
+def build_encoder(encoder: str) -> nn.Module:
+    """timm's `tf_efficientnet_<encoder>`, random weights; returns features at 1/4, 1/8, 1/16, 1/32 of the image."""
+    if encoder not in ENCODERS:
+        raise MdeError(f"encoder={encoder}: unknown; choose one of {', '.join(ENCODERS)}")
+    features = timm.create_model(
+        f"tf_efficientnet_{encoder}", features_only=True, pretrained=False, out_indices=(1, 2, 3, 4)
+    )
+    for name, module in list(features.named_modules()):
+        if type(module).__name__ == "Conv2dSame":
+            features.set_submodule(name, SamePadConv2d.of(module))
+    return features
+
+
+class ResidualUnit(nn.Module):
+    """x + conv(relu(conv(relu(x)))), 3 x 3. Nothing in place: callers use x again."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class Fusion(nn.Module):
+    """One decoder step: adds the skip to the deeper features, refines the sum, doubles its size, changes its width."""
+
+    def __init__(self, channels: int, out_channels: int, has_skip: bool, reference: bool) -> None:
+        super().__init__()
+        self.reference = reference
+        self.refine_skip = ResidualUnit(channels) if has_skip else None
+        self.refine_sum = ResidualUnit(channels)
+        self.project = nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, deep: Tensor, skip: Tensor | None = None) -> Tensor:
+        if self.refine_skip is not None:
+            deep = deep + self.refine_skip(skip)
+        x = self.refine_sum(deep)
+        return self.project(_double(x)) if self.reference else _double(self.project(x))
+
+
+class Head(nn.Module):
+    """Fused features at 1/2 of the input's size -> inverse depth at its full size, at least 0."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels // 2, 32, 3, padding=1)
+        self.conv3 = nn.Conv2d(32, 1, 1)
+        # Without this the closing ReLU dies within some hundred steps of training and takes every gradient with it: a
+        # fresh network predicts 1 nearly everywhere, well inside the ReLU's live side.
+        nn.init.ones_(self.conv3.bias)  # type: ignore[arg-type]
+        with torch.no_grad():
+            self.conv3.weight.mul_(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(self.conv1(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return F.relu(self.conv3(F.relu(self.conv2(x))))
+
+
+class Decoder(nn.Module):
+    """Encoder features at 1/4, 1/8, 1/16, 1/32 -> inverse depth at full size."""
+
+    def __init__(self, encoder_channels: list[int], reference: bool) -> None:
+        super().__init__()
+        w1, w2, w3, w4 = WIDTHS
+        c1, c2, c3, c4 = encoder_channels
+        self.reduce1 = nn.Conv2d(c1, w1, 3, padding=1, bias=False)
+        self.reduce2 = nn.Conv2d(c2, w2, 3, padding=1, bias=False)
+        self.reduce3 = nn.Conv2d(c3, w3, 3, padding=1, bias=False)
+        self.reduce4 = nn.Conv2d(c4, w4, 3, padding=1, bias=False)
+        self.fusion4 = Fusion(w4, w3, has_skip=False, reference=reference)
+        self.fusion3 = Fusion(w3, w2, has_skip=True, reference=reference)
+        self.fusion2 = Fusion(w2, w1, has_skip=True, reference=reference)
+        self.fusion1 = Fusion(w1, w1, has_skip=True, reference=reference)
+        self.head = Head(w1)
+
+    def forward(self, f1: Tensor, f2: Tensor, f3: Tensor, f4: Tensor) -> Tensor:
+        x = self.fusion4(self.reduce4(f4))
+        x = self.fusion3(x, self.reduce3(f3))
+        x = self.fusion2(x, self.reduce2(f2))
+        x = self.fusion1(x, self.reduce1(f1))
+        return self.head(x)
+
+
+class MidasSmall(DepthNetwork):
+    """MiDaS v2.1 small. `reference=True` keeps the published order of operations; both orders have the same parameters.
+
+    encoder  lite0 ... lite4; the published network is lite3 (16,600,929 parameters)
+    """
+
+    name = "midas_small"
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
+
+    def __init__(self, encoder: str = "lite3", reference: bool = False) -> None:
+        super().__init__()
+        self.encoder_name = encoder
+        self.reference = reference
+        features: Any = build_encoder(encoder)
+        self.encoder = features
+        self.decoder = Decoder(features.feature_info.channels(), reference)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's arguments, as they are written into a file's metadata."""
+        return {"encoder": self.encoder_name, "reference": self.reference}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Float32 (N, 3, H, W), RGB normalised by `mean` and `std`, H and W multiples of 32 -> (N, 1, H, W) inverse
+        depth.
+
+        Inverse depth is relative: at least 0, larger is nearer, scale and shift unknown per image. Raises MdeError on
+        another shape (not while tracing, where sizes are symbols).
+        """
+        if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+            _check_shape(image)
+        return self.decoder(*self.encoder(image))
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
+
+
+def _check_shape(image: Tensor) -> None:
+    if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % 32 or image.shape[3] % 32 or not image.numel():
+        raise MdeError(
+            f"midas_small takes images of shape (N, 3, H, W), H and W multiples of 32, not {tuple(image.shape)}: "
+            "resize the image first"
+        )

@@ -1,0 +1,23 @@
+"""What every network here is, beside an nn.Module."""
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+
+class DepthNetwork(nn.Module):
+    """Predicts inverse depth: float32 (N, 3, H, W), normalised by `mean` and `std`, -> float32 (N, 1, H, W), at least
+    0.
+
+    name     what `build_model` and a file's metadata call it
+    mean     per channel (RGB in [0, 1]), with `std` the normalisation it was published with
+    options  its constructor's arguments: class and options build the dense network again
+    """
+
+    name: ClassVar[str]
+    mean: ClassVar[tuple[float, float, float]]
+    std: ClassVar[tuple[float, float, float]]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        raise NotImplementedError

@@ -1,0 +1,24 @@
+"""Which networks there are, and finding one by name."""
+
+import difflib
+from collections.abc import Iterable
+
+from mde.errors import MdeError
+from mde.models.midas_small import MidasSmall
+from mde.models.network import DepthNetwork
+
+NETWORKS: dict[str, type[DepthNetwork]] = {"midas_small": MidasSmall}
+
+
+def find_network(name: str) -> type[DepthNetwork]:
+    """The class of the network called `name`; MdeError with the nearest known name otherwise."""
+    if name not in NETWORKS:
+        raise MdeError(f"model={name}: no such network; {suggest(name, NETWORKS)}")
+    return NETWORKS[name]
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """The end of an error message: the nearest choice if one is near, and all of them."""
+    choices = list(choices)
+    near = difflib.get_close_matches(name, choices, n=1)
+    return (f"did you mean {near[0]}? " if near else "") + f"choose one of {', '.join(choices)}"

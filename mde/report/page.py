@@ -1,0 +1,152 @@
+"""`report.html`: one self-contained page a run, made from the files in its directory."""
+
+import base64
+import csv
+import html
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from mde.models.atomic_file import atomic_file
+from mde.report.plots import curves
+from mde.report.record import read_record
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1c1c1e}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+td,th{padding:.25rem .8rem;border-bottom:1px solid #e5e5e5;text-align:right}
+td:first-child,th:first-child,td.text{text-align:left}
+tr.baseline td{color:#777}img{max-width:100%}
+pre{background:#f6f6f6;padding:1rem;overflow-x:auto;font-size:13px}
+.note{color:#555}.bad{color:#b00020;font-weight:600}
+"""
+
+QUALITY = {  # column of metrics.json -> heading with its unit
+    "frames": "frames",
+    "delta1": "delta1",
+    "delta2": "delta2",
+    "delta3": "delta3",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "abs_rel": "AbsRel",
+    "pooled_rmse": "pooled RMSE",
+    "coverage": "coverage",
+    "negative_scale_frames": "negative scale",
+}
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes the page from metrics.json, config.yaml, logs/ and pictures/ and returns its path. Nothing is loaded from a
+    network when it is opened."""
+    record = read_record(run_dir)
+    parts = [
+        f"<h1>{_text(record['model'].get('name', 'run'))}: {_text(run_dir.name)}</h1>",
+        _status(record),
+        _section("Accuracy", quality_table(record)),
+        _section("Pictures", _pictures(run_dir)),
+        _section("Training", _curves(read_logs(run_dir))),
+        _section("Network", _pairs(record["model"])),
+        _section("Environment", _pairs(record["environment"])),
+        _section("Configuration", _config(run_dir)),
+    ]
+    page = (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<title>mde: {_text(run_dir.name)}</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>"
+    )
+    path = run_dir / "report.html"
+    with atomic_file(path) as file:
+        file.write(page.encode())
+    return path
+
+
+def quality_table(record: dict[str, Any]) -> str:
+    """Datasets as rows, each followed by its baselines in grey; empty where nothing was evaluated."""
+    rows = []
+    for dataset, entry in record["quality"].items():
+        rows.append(_row(f"{dataset}", entry, ""))
+        for name, baselines in record.get("baselines", {}).items():
+            if dataset in baselines:
+                rows.append(_row(f"{dataset}: {name.replace('_', ' ')}", baselines[dataset], " class='baseline'"))
+    if not rows:
+        return ""
+    head = "".join(f"<th>{heading}</th>" for heading in QUALITY.values())
+    protocols = sorted({f"{entry['protocol']}, alignment {entry['alignment']}" for entry in record["quality"].values()})
+    unit = "counts of the depth image" if "raw" in protocols[0] else "metres"
+    note = f"<p class='note'>Protocol: {_text('; '.join(protocols))}. RMSE and MAE in {unit}, means over frames.</p>"
+    notes = "".join(f"<p class='note'>{_text(line)}</p>" for line in record.get("notes", []))
+    return f"<table><tr><th>dataset</th>{head}</tr>{''.join(rows)}</table>{note}{notes}"
+
+
+def read_logs(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every logged series as (step, value), sorted by step; where a resumed run repeats a step, its value counts."""
+    series: dict[str, dict[int, float]] = defaultdict(dict)
+    for path in sorted(run_dir.glob("logs/version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:])):
+        with open(path, newline="") as file:
+            for row in csv.DictReader(file):
+                for key, value in row.items():
+                    if value and key not in ("step", "epoch"):
+                        series[key][int(row["step"])] = float(value)
+    return {key: sorted(values.items()) for key, values in sorted(series.items())}
+
+
+def _row(name: str, entry: dict[str, Any], attributes: str) -> str:
+    cells = "".join(f"<td>{_number(entry.get(column))}</td>" for column in QUALITY)
+    return f"<tr{attributes}><td>{_text(name)}</td>{cells}</tr>"
+
+
+def _status(record: dict[str, Any]) -> str:
+    line = f"{record['status']}; command: {record['environment']['command']}"
+    style = "note" if record["status"] == "complete" else "bad"
+    return f"<p class='{style}'>{_text(line)}</p>"
+
+
+def _pictures(run_dir: Path) -> str:
+    sheets = sorted((run_dir / "pictures").glob("*.png"))
+    final = [sheet for sheet in sheets if not sheet.name.startswith("step_")]
+    steps = [sheet for sheet in sheets if sheet.name.startswith("step_")]
+    shown = "".join(f"<h3>{_text(sheet.stem)}</h3>{_image(sheet)}" for sheet in final)
+    # While training: first and last are enough to see what was learned.
+    return shown + "".join(f"<h3>validation, {_text(sheet.stem)}</h3>{_image(sheet)}" for sheet in dict.fromkeys(
+        [*steps[:1], *steps[-1:]]
+    ))
+
+
+def _image(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f"<img alt='{_text(path.stem)}' src='data:image/png;base64,{data}'>"
+
+
+def _curves(series: dict[str, list[tuple[int, float]]]) -> str:
+    if not series:
+        return ""
+    data = base64.b64encode(curves(series)).decode()
+    return f"<img alt='training curves' src='data:image/png;base64,{data}'>"
+
+
+def _config(run_dir: Path) -> str:
+    path = run_dir / "config.yaml"
+    return f"<pre>{_text(path.read_text())}</pre>" if path.exists() else ""
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{_text(key)}</td><td class='text'>{_text(_number(value))}</td></tr>" for key, value in values.items()
+    )
+    return f"<table>{rows}</table>" if rows else ""
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2>{_text(title)}</h2>{body}" if body else ""
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) >= 100 else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,66 @@
+"""Depth as pictures: sheets of image | truth | prediction | error."""
+
+import io
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from mde.data.sample import Sample, truth_mask
+from mde.metrics import align_scale_shift, depth_metrics, resize_prediction
+
+INVERSE_DEPTH = "inferno"  # bright is near
+ERROR = "magma"
+
+
+def picture_sheet(samples: Sequence[Sample], predict: Callable[[Sample], Tensor], cap: float) -> Image.Image:
+    """One row a frame. Prediction aligned by scale and shift to the truth, shown on the truth's colour scale.
+
+    The error is |ln(prediction / truth)| in metres, dark where nothing is known; 0.22 (a factor 1.25) is half bright.
+    """
+    figure = Figure(figsize=(9.6, 2.1 * len(samples)), layout="constrained", dpi=100)
+    axes = figure.subplots(len(samples), 4, squeeze=False)
+    for row, sample in zip(axes, samples, strict=True):
+        depth, mask = sample.depth[None], sample.mask[None]
+        prediction = resize_prediction(predict(sample), depth.shape[-2:])
+        delta1 = depth_metrics(prediction, depth, mask, cap)["delta1"].item()
+        titles = [f"{sample.dataset} {sample.frame}", "truth", f"prediction, delta1 {delta1:.3f}", "error"]
+        for axis, picture, title in zip(row, _row(sample, prediction, cap), titles, strict=True):
+            axis.imshow(picture, aspect="auto")
+            axis.set_title(title, fontsize=8)
+            axis.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB")
+
+
+def colour(values: np.ndarray, low: float, high: float, colormap: str = INVERSE_DEPTH) -> np.ndarray:
+    """(H, W) -> uint8 (H, W, 3); NaN becomes grey."""
+    scaled = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
+    picture = matplotlib.colormaps[colormap](np.nan_to_num(scaled))[..., :3]
+    picture[~np.isfinite(values)] = 0.35
+    return (picture * 255).round().astype(np.uint8)
+
+
+def _row(sample: Sample, prediction: Tensor, cap: float) -> list[np.ndarray]:
+    """Image, truth, prediction, error as uint8 pictures (H, W, 3)."""
+    mask = truth_mask(sample.depth, sample.mask, cap)[None]
+    truth = (1 / sample.depth.clamp(min=1e-6))[None].where(mask, 0)
+    aligned = aligned_inverse_depth(prediction, sample, cap)
+    low, high = (truth[mask].quantile(q).item() for q in (0.02, 0.98)) if mask.any() else (0.0, 1.0)
+    error = (aligned / truth.where(mask, 1)).log().abs()
+    shown = [truth.where(mask, torch.nan), aligned, error.where(mask, 0)]
+    pictures = [colour(values[0, 0].numpy(), low, high) for values in shown[:2]]
+    return [sample.image.permute(1, 2, 0).numpy(), *pictures, colour(shown[2][0, 0].numpy(), 0, 0.446, ERROR)]
+
+
+def aligned_inverse_depth(prediction: Tensor, sample: Sample, cap: float) -> Tensor:
+    """A prediction (1, 1, h, w) at the truth's size, fitted to 1 / depth and clamped at 1 / cap."""
+    mask = truth_mask(sample.depth, sample.mask, cap)[None]
+    target = (1 / sample.depth.clamp(min=1e-6))[None].where(mask, 0)
+    scale, shift = align_scale_shift(prediction, target, mask)
+    return (scale * prediction + shift).clamp(min=1 / cap)

@@ -1,0 +1,29 @@
+"""Plots of a run."""
+
+import io
+
+from matplotlib.figure import Figure
+
+
+def curves(series: dict[str, list[tuple[int, float]]]) -> bytes:
+    """PNG with one small plot for each logged series worth a look: losses, validation, learning rates, speed, health."""
+    chosen = [
+        key
+        for key in series
+        if key.startswith(("train/", "lr-", "health/")) or key.endswith(("/delta1", "/rmse", "/abs_rel"))
+    ]
+    columns = 3
+    rows = -(-len(chosen) // columns)
+    figure = Figure(figsize=(10.5, 2.3 * max(rows, 1)), layout="constrained", dpi=100)
+    axes = figure.subplots(max(rows, 1), columns, squeeze=False).ravel()
+    for axis, key in zip(axes, chosen, strict=False):
+        steps, values = zip(*series[key], strict=True)
+        axis.plot(steps, values, marker="." if len(steps) < 20 else None, linewidth=1.2)
+        axis.set_title(key, fontsize=9)
+        axis.tick_params(labelsize=7)
+        axis.grid(alpha=0.3)
+    for axis in axes[len(chosen) :]:
+        axis.set_axis_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

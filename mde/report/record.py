@@ -1,0 +1,111 @@
+"""`metrics.json`: what a run is, found and cost, in the schema that other programs read."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mde.errors import MdeError
+from mde.models.atomic_file import atomic_file
+
+SCHEMA = 1
+
+
+def environment() -> dict[str, Any]:
+    """Machine and software, as far as they influence a result."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: version(name) for name in ("torch", "timm", "lightning", "kornia", "numpy")},
+        "commit": commit.stdout.strip() or None,
+        "command": " ".join(sys.argv),
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def describe_model(model: nn.Module, size: tuple[int, int], file: Path | None = None) -> dict[str, Any]:
+    """The `model` entry for a dense network: parameters, and multiply-adds of one image at `size` (height, width)."""
+    parameters = list(model.parameters())
+    count = sum(parameter.numel() for parameter in parameters)
+    return {
+        "name": model.name,
+        **getattr(model, "options", {}),
+        "input": list(size),
+        "parameters": count,
+        "nonzero_parameters": sum(int(parameter.count_nonzero()) for parameter in parameters),
+        "dense_parameters": count,
+        "macs": multiply_adds(model, size),
+        "sparsity": 0.0,
+        "file_bytes": file.stat().st_size if file and file.exists() else 0,
+    }
+
+
+def multiply_adds(model: nn.Module, size: tuple[int, int]) -> int:
+    """Multiply-adds of the convolutions and matrix products of one forward pass with one image of `size`."""
+    parameter = next(model.parameters())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype))
+    return counter.get_total_flops() // 2
+
+
+def new_record(status: str, **entries: Any) -> dict[str, Any]:
+    """A record with every key of the schema present."""
+    return {
+        "schema": SCHEMA,
+        "status": status,
+        "parent": "",
+        "teacher": "",
+        "environment": environment(),
+        "model": {},
+        "quality": {},
+        "latency": {},
+    } | entries
+
+
+def write_record(run_dir: Path, record: dict[str, Any]) -> None:
+    """Writes `metrics.json`, whole or not at all; NaN, which JSON does not know, becomes null."""
+    with atomic_file(run_dir / "metrics.json") as file:
+        file.write(json.dumps(_plain(record), indent=1, allow_nan=False).encode())
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """The record of a run. Raises MdeError where there is none or it cannot be read."""
+    path = run_dir / "metrics.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise MdeError(f"{path}: no readable record of a run ({error}); is {run_dir} a run directory?") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

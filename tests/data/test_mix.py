@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from mde.data.folder import folder_splits
+from mde.data.mix import ConcatFrames, mix_splits
+from mde.data.sample import Splits
+from mde.errors import MdeError
+
+
+@pytest.fixture
+def parts(make_folder):
+    near = make_folder({f"n{i}": f"room{i % 4}" for i in range(12)}, "near")
+    scenes = {f"f{i}": f"street{i}" for i in range(6)}
+    split = {frame: "test" if frame == "f5" else "train" for frame in scenes}
+    far = make_folder(scenes, "far", environment="outdoor", split=split)
+    return [folder_splits(near), folder_splits(far)]
+
+
+def test_a_mixture_goes_through_its_parts_in_order(parts):
+    mixed = mix_splits(parts)
+    one_by_one = [part.train[i] for part in parts for i in range(len(part.train))]
+    assert mixed.train.lengths == [len(part.train) for part in parts]
+    assert len(mixed.train) == len(one_by_one)
+    for i, expected in enumerate(one_by_one):
+        assert (mixed.train[i].dataset, mixed.train[i].frame) == (expected.dataset, expected.frame)
+        assert torch.equal(mixed.train[i].image, expected.image)
+
+
+@pytest.mark.parametrize("outside", [-1, 10**6])
+def test_an_index_outside_is_an_error(parts, outside):
+    with pytest.raises(IndexError):
+        ConcatFrames([part.train for part in parts])[outside]
+
+
+def test_validation_keeps_its_parts_with_their_own_caps(parts):
+    mixed = mix_splits(parts)
+    assert [(part.name, part.cap) for part in mixed.validation.parts] == [("near", 10.0), ("far", 80.0)]
+    assert mixed.name == "near+far"
+
+
+def test_only_parts_with_a_test_split_are_tested(parts):
+    mixed = mix_splits(parts)
+    assert [part.name for part in mixed.test.parts] == ["far"]
+    assert mix_splits(parts[:1]).test is None
+
+
+def test_weights_default_to_the_number_of_frames(parts):
+    lengths = [len(part.train) for part in parts]
+    assert mix_splits(parts).weights == pytest.approx([length / sum(lengths) for length in lengths])
+    assert mix_splits(parts, [3, 1]).weights == [0.75, 0.25]
+
+
+def test_notes_say_which_part_they_are_about(parts):
+    noted = Splits("near", parts[0].train, parts[0].validation, note="same scene")
+    assert mix_splits([noted, parts[1]]).note == "near: same scene"
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")]])
+def test_weights_that_do_not_suit_are_an_error(parts, weights):
+    with pytest.raises(MdeError, match=r"data\.weights"):
+        mix_splits(parts, weights)
+
+
+def test_a_mixture_of_nothing_is_an_error():
+    with pytest.raises(MdeError, match="at least one"):
+        mix_splits([])
