@@ -31,8 +31,8 @@ _MENDABLE = (MdeError, hydra.errors.HydraException, omegaconf.errors.OmegaConfBa
 
 
 def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], None]:
-    """Wraps what Hydra calls: an error the user can mend is printed and remembered, so that Hydra adds no lines of its own
-    and the other jobs of a multirun go on."""
+    """Wraps what Hydra calls: an error the user can mend is printed and remembered, so that Hydra adds no lines of its
+    own and the other jobs of a multirun go on."""
 
     @functools.wraps(task)
     def guarded(config: DictConfig) -> None:
@@ -45,7 +45,7 @@ def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], None]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls a Hydra entry point; what the user can mend ends the process with one line and status 2, without a traceback."""
+    """Calls a Hydra entry point; what the user can mend ends the process with one line and status 2, no traceback."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints several lines itself and hides the cause
     try:
         main()
@@ -65,7 +65,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, hydra.errors.InstantiationException) and isinstance(error.__cause__, MdeError):
         error = error.__cause__
     if isinstance(error, MdeError):
-        return str(error)
+        # An error from a loader's worker carries that worker's traceback in front.
+        return str(error).rpartition("mde.errors.MdeError: ")[2].strip()
     cause = error
     while cause.__cause__ is not None and isinstance(cause.__cause__, omegaconf.errors.OmegaConfBaseException):
         cause = cause.__cause__
@@ -88,7 +89,8 @@ def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not near:
         last = {option.rpartition(".")[2]: option for option in known}
-        near = [last[match] for match in difflib.get_close_matches(name.rpartition(".")[2], list(last), n=1, cutoff=0.6)]
+        near = difflib.get_close_matches(name.rpartition(".")[2], list(last), n=1, cutoff=0.6)
+        near = [last[match] for match in near]
     return f"; did you mean '{near[0]}'?" if near else ""
 
 

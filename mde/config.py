@@ -46,7 +46,8 @@ class KittiData:
 
     _target_: str = "mde.data.kitti.kitti_splits"
     root: str = MISSING
-    crop: str = "garg"  # garg | eigen | benchmark | none
+    layout: str = "auto"  # annotated | selection | auto
+    crop: str = "auto"  # garg | eigen_kitti | benchmark | none; auto: garg, and none on the selection, which is cropped
 
 
 @dataclass
@@ -89,7 +90,7 @@ class TrainerConfig:
     accelerator: str = "cpu"
     devices: int = 1
     strategy: str = "auto"
-    precision: str = "32-true"
+    precision: str = "auto"  # auto: bfloat16 where the device computes in it; else as Lightning names them
     max_steps: int = 300
     max_minutes: float | None = None  # stop cleanly after this long; continue with resume=
     validate_every: int = 100  # steps

@@ -5,16 +5,17 @@ from typing import Any
 
 import torch
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from mde.data.sample import Frames, Sample
 from mde.data.transforms import normalise, resize_image
-from mde.metrics import DepthMetrics, resize_prediction, vertical_ramp
+from mde.metrics import Align, DepthMetrics, resize_prediction, vertical_ramp
+from mde.models.network import DepthNetwork
 
 Predictor = Callable[[Sample], Tensor]  # a frame -> inverse depth (1, 1, h, w) at any size
 
 
-def network_predictor(model: nn.Module, size: tuple[int, int]) -> Predictor:
+def network_predictor(model: DepthNetwork, size: tuple[int, int]) -> Predictor:
     """The network at one input size (height, width); images are stretched to it. Puts the model in evaluation mode."""
     device = next(model.parameters()).device
     model.eval()
@@ -37,7 +38,7 @@ def evaluate(
     frames: Frames,
     *,
     protocol: str = "inverse_depth",
-    align: bool | str = True,
+    align: Align = True,
     limit: int | None = None,
     progress: str | None = None,
 ) -> dict[str, Any]:

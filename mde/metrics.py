@@ -5,6 +5,7 @@ depth on the valid pixels, clamp at 1 / cap, invert, compare metres with metres 
 figures alike: mask and 0 < depth <= cap, so sky is out.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -70,7 +71,7 @@ def raw_metrics(prediction: Tensor, depth: Tensor, mask: Tensor, depth_unit: flo
     return {"rmse": _mean(error.square(), valid).sqrt(), "mae": _mean(error.abs(), valid)}
 
 
-def resize_prediction(prediction: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_prediction(prediction: Tensor, size: Sequence[int]) -> Tensor:
     """Prediction (N, 1, h, w) at the truth's size (H, W): bilinear, half-pixel convention, not antialiased."""
     if tuple(prediction.shape[-2:]) == tuple(size):
         return prediction
@@ -103,7 +104,7 @@ class DepthMetrics(Metric):
     def __init__(
         self,
         cap: float,
-        protocol: Literal["inverse_depth", "raw"] = "inverse_depth",
+        protocol: str = "inverse_depth",
         align: Align = True,
         **kwargs: Any,
     ):

@@ -2,7 +2,7 @@
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -46,24 +46,25 @@ class MixedSplits(Splits):
     weights: list[float] = field(default_factory=list)
 
 
-def mix_splits(parts: Sequence[Splits], weights: Sequence[float] | None = None) -> MixedSplits:
+def mix_splits(parts: Mapping[str, Splits], weights: Mapping[str, float] | None = None) -> MixedSplits:
     """Join the training, the validation and, where there are any, the test frames of several datasets.
 
-    weights: the relative share of training draws of each dataset; None draws every frame equally often. A single
-    dataset is a mixture of one. Raises MdeError when weights and datasets do not match or a weight is not positive.
+    weights: the relative share of training draws of each part, under its key in `parts`; None draws every frame equally
+    often. Raises MdeError when weights and parts do not match or a weight is not positive.
     """
     if not parts:
         raise MdeError("data.parts is empty; name at least one dataset")
-    train = ConcatFrames([part.train for part in parts])
-    shares = [float(length) for length in train.lengths] if weights is None else [float(weight) for weight in weights]
-    if len(shares) != len(parts) or not all(0 < share < math.inf for share in shares):
-        raise MdeError(f"data.weights {shares} do not suit {len(parts)} dataset(s); give one positive number for each")
-    tests = [part.test for part in parts if part.test is not None]
+    splits = list(parts.values())
+    train = ConcatFrames([part.train for part in splits])
+    given = dict(zip(parts, train.lengths, strict=True)) if weights is None else dict(weights)
+    if set(given) != set(parts) or not all(0 < weight < math.inf for weight in given.values()):
+        raise MdeError(f"data.weights {given} do not suit: give one positive number for each of {', '.join(parts)}")
+    tests = [part.test for part in splits if part.test is not None]
     return MixedSplits(
-        name="+".join(part.name for part in parts),
+        name="+".join(part.name for part in splits),
         train=train,
-        validation=ConcatFrames([part.validation for part in parts]),
+        validation=ConcatFrames([part.validation for part in splits]),
         test=ConcatFrames(tests) if tests else None,
-        note="; ".join(f"{part.name}: {part.note}" for part in parts if part.note),
-        weights=[share / sum(shares) for share in shares],
+        note="; ".join(f"{part.name}: {part.note}" for part in splits if part.note),
+        weights=[given[key] / sum(given.values()) for key in parts],
     )

@@ -13,7 +13,7 @@ class Sample:
     """One RGB-D frame, as measured or rendered: nothing resized, nothing normalised.
 
     image       uint8 (3, H, W), RGB
-    depth       float32 (1, h, w), metres along the optical axis (z, not range); 0 where unknown, +inf where known to be sky
+    depth       float32 (1, h, w), metres along the optical axis (z, not range); 0 where unknown, +inf at known sky
     mask        bool (1, h, w), true where depth is known (sky included)
     dataset     name of the set, as in result tables
     frame       id of the frame within the set
@@ -46,8 +46,8 @@ class Frames(Protocol):
 class Splits:
     """The three parts of a dataset, cut by scene.
 
-    test is None where the set has no part of its own for a last evaluation. note: one line for the report, such as "same
-    scene" when training and validation frames come from one room.
+    test is None where the set has no part of its own for a last evaluation. note: one line for the report, such as
+    "same scene" when training and validation frames come from one room.
     """
 
     name: str

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from mde.atomic_file import atomic_file
 from mde.errors import MdeError
-from mde.models.atomic_file import atomic_file
 from mde.models.midas_small import ENCODERS, MidasSmall
 from mde.models.network import DepthNetwork
 from mde.models.registry import find_network

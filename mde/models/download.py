@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from mde.atomic_file import atomic_file
 from mde.errors import MdeError
-from mde.models.atomic_file import atomic_file
 from mde.models.checkpoints import load_official
 from mde.models.midas_small import MidasSmall
 

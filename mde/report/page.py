@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from mde.models.atomic_file import atomic_file
+from mde.atomic_file import atomic_file
 from mde.report.plots import curves
 from mde.report.record import read_record
 
@@ -37,8 +37,9 @@ QUALITY = {  # column of metrics.json -> heading with its unit
 
 
 def write_report(run_dir: Path) -> Path:
-    """Writes the page from metrics.json, config.yaml, logs/ and pictures/ and returns its path. Nothing is loaded from a
-    network when it is opened."""
+    """Writes the page from metrics.json, config.yaml, logs/ and pictures/ and returns its path.
+
+    The page holds its pictures and styles itself: it opens offline and can be mailed."""
     record = read_record(run_dir)
     parts = [
         f"<h1>{_text(record['model'].get('name', 'run'))}: {_text(run_dir.name)}</h1>",
@@ -107,9 +108,9 @@ def _pictures(run_dir: Path) -> str:
     steps = [sheet for sheet in sheets if sheet.name.startswith("step_")]
     shown = "".join(f"<h3>{_text(sheet.stem)}</h3>{_image(sheet)}" for sheet in final)
     # While training: first and last are enough to see what was learned.
-    return shown + "".join(f"<h3>validation, {_text(sheet.stem)}</h3>{_image(sheet)}" for sheet in dict.fromkeys(
-        [*steps[:1], *steps[-1:]]
-    ))
+    return shown + "".join(
+        f"<h3>validation, {_text(sheet.stem)}</h3>{_image(sheet)}" for sheet in dict.fromkeys([*steps[:1], *steps[-1:]])
+    )
 
 
 def _image(path: Path) -> str:
@@ -142,7 +143,7 @@ def _section(title: str, body: str) -> str:
 
 def _number(value: Any) -> str:
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) >= 100 else f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

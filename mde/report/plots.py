@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 
 def curves(series: dict[str, list[tuple[int, float]]]) -> bytes:
-    """PNG with one small plot for each logged series worth a look: losses, validation, learning rates, speed, health."""
+    """PNG, one small plot for each logged series worth a look: losses, validation, learning rates, speed, health."""
     chosen = [
         key
         for key in series

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mde.atomic_file import atomic_file
 from mde.errors import MdeError
-from mde.models.atomic_file import atomic_file
+from mde.models.network import DepthNetwork
 
 SCHEMA = 1
 
@@ -47,13 +47,13 @@ def _cpu_name() -> str:
     return platform.processor()
 
 
-def describe_model(model: nn.Module, size: tuple[int, int], file: Path | None = None) -> dict[str, Any]:
+def describe_model(model: DepthNetwork, size: tuple[int, int], file: Path | None = None) -> dict[str, Any]:
     """The `model` entry for a dense network: parameters, and multiply-adds of one image at `size` (height, width)."""
     parameters = list(model.parameters())
     count = sum(parameter.numel() for parameter in parameters)
     return {
         "name": model.name,
-        **getattr(model, "options", {}),
+        **model.options,
         "input": list(size),
         "parameters": count,
         "nonzero_parameters": sum(int(parameter.count_nonzero()) for parameter in parameters),
@@ -64,7 +64,7 @@ def describe_model(model: nn.Module, size: tuple[int, int], file: Path | None = 
     }
 
 
-def multiply_adds(model: nn.Module, size: tuple[int, int]) -> int:
+def multiply_adds(model: DepthNetwork, size: tuple[int, int]) -> int:
     """Multiply-adds of the convolutions and matrix products of one forward pass with one image of `size`."""
     parameter = next(model.parameters())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -27,4 +27,4 @@ def show_quality(record: dict[str, Any]) -> None:
 
 
 def _cell(value: Any) -> str:
-    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

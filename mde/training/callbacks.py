@@ -1,6 +1,5 @@
 """What happens beside training: pictures on fixed frames, images a second, checkpoints that survive a full disk."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from mde.atomic_file import atomic_file
 from mde.data.sample import Frames
 from mde.errors import MdeError
 from mde.evaluation import network_predictor, spread
@@ -54,10 +54,12 @@ class Throughput(Callback):
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._restart(trainer.global_step)  # validation is not training time
 
-    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, index: int) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
         self.batch_began = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, out: Any, batch: Any, index: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         now = time.perf_counter()
         self.computing += now - self.batch_began
         steps, elapsed = trainer.global_step - self.step, now - self.began
@@ -71,21 +73,13 @@ class Throughput(Callback):
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or not there: written beside the old file, flushed, then renamed over it."""
+    """Checkpoints that are whole or not there: a full disk leaves the one before intact."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
         try:
-            with open(partial, "wb") as file:
+            with atomic_file(Path(path)) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its zip writer
-            partial.unlink(missing_ok=True)
+        except RuntimeError as error:  # what torch's archive writer makes of a failed write
             raise MdeError(
-                f"{path}: cannot be written ({error.__class__.__name__}: {str(error).splitlines()[0]}); "
-                "the checkpoint before it is intact: free some space, then continue with resume="
+                f"{path}: not written ({str(error).splitlines()[0]}); free disk space, then resume"
             ) from error

@@ -101,7 +101,7 @@ class DepthModule(L.LightningModule):
 
 
 def health(prediction: Tensor, depth: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """Early signs of the ways in which this training dies: a dead closing ReLU, outputs running away, an inverted sign."""
+    """Early signs of the ways in which training dies: a dead closing ReLU, outputs running away, an inverted sign."""
     scale, _ = align_scale_shift(prediction, inverse_depth_target(depth, mask), mask)
     return {
         "health/dead_share": (prediction == 0).float().mean(),

@@ -17,11 +17,11 @@ TERMS = {
 class Objective(nn.Module):
     """data term + gradient x multi-scale gradient matching, on inverse depth scaled to the frame's nearest pixel.
 
-    data         "trimmed" | "ssi" | "l1" | "mse". "mse" is the paper's: its target is the depth image as 8-bit grey (0 at
-                 the camera, 255 at the frame's deepest pixel), so larger means farther, and nothing is aligned
+    data         "trimmed" | "ssi" | "l1" | "mse". "mse" is the paper's: its target is the depth image as 8-bit grey
+                 (0 at the camera, 255 at the frame's deepest pixel): larger means farther, and nothing is aligned
     gradient     weight of gradient matching
-    start_steps  plain L1 and unaligned gradients for that many steps: from a random decoder the invariant forms alone do
-                 not leave the constant predictor
+    start_steps  plain L1 and unaligned gradients for that many steps: from a random decoder the invariant forms alone
+                 do not leave the constant predictor
     """
 
     def __init__(self, data: str, gradient: float, start_steps: int):

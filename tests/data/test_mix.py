@@ -13,13 +13,13 @@ def parts(make_folder):
     scenes = {f"f{i}": f"street{i}" for i in range(6)}
     split = {frame: "test" if frame == "f5" else "train" for frame in scenes}
     far = make_folder(scenes, "far", environment="outdoor", split=split)
-    return [folder_splits(near), folder_splits(far)]
+    return {"near": folder_splits(near), "far": folder_splits(far)}
 
 
 def test_a_mixture_goes_through_its_parts_in_order(parts):
     mixed = mix_splits(parts)
-    one_by_one = [part.train[i] for part in parts for i in range(len(part.train))]
-    assert mixed.train.lengths == [len(part.train) for part in parts]
+    one_by_one = [part.train[i] for part in parts.values() for i in range(len(part.train))]
+    assert mixed.train.lengths == [len(part.train) for part in parts.values()]
     assert len(mixed.train) == len(one_by_one)
     for i, expected in enumerate(one_by_one):
         assert (mixed.train[i].dataset, mixed.train[i].frame) == (expected.dataset, expected.frame)
@@ -29,7 +29,7 @@ def test_a_mixture_goes_through_its_parts_in_order(parts):
 @pytest.mark.parametrize("outside", [-1, 10**6])
 def test_an_index_outside_is_an_error(parts, outside):
     with pytest.raises(IndexError):
-        ConcatFrames([part.train for part in parts])[outside]
+        ConcatFrames([part.train for part in parts.values()])[outside]
 
 
 def test_validation_keeps_its_parts_with_their_own_caps(parts):
@@ -41,26 +41,27 @@ def test_validation_keeps_its_parts_with_their_own_caps(parts):
 def test_only_parts_with_a_test_split_are_tested(parts):
     mixed = mix_splits(parts)
     assert [part.name for part in mixed.test.parts] == ["far"]
-    assert mix_splits(parts[:1]).test is None
+    assert mix_splits({"near": parts["near"]}).test is None
 
 
 def test_weights_default_to_the_number_of_frames(parts):
-    lengths = [len(part.train) for part in parts]
+    lengths = [len(part.train) for part in parts.values()]
     assert mix_splits(parts).weights == pytest.approx([length / sum(lengths) for length in lengths])
-    assert mix_splits(parts, [3, 1]).weights == [0.75, 0.25]
+    assert mix_splits(parts, {"far": 1, "near": 3}).weights == [0.75, 0.25]
 
 
 def test_notes_say_which_part_they_are_about(parts):
-    noted = Splits("near", parts[0].train, parts[0].validation, note="same scene")
-    assert mix_splits([noted, parts[1]]).note == "near: same scene"
+    noted = Splits("near", parts["near"].train, parts["near"].validation, note="same scene")
+    assert mix_splits({"a": noted, "b": parts["far"]}).note == "near: same scene"
 
 
-@pytest.mark.parametrize("weights", [[1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")]])
-def test_weights_that_do_not_suit_are_an_error(parts, weights):
+@pytest.mark.parametrize("far", [None, 0, -1, float("nan"), float("inf")])
+def test_weights_that_do_not_suit_are_an_error(parts, far):
+    weights = {"near": 1} if far is None else {"near": 1, "far": far}
     with pytest.raises(MdeError, match=r"data\.weights"):
         mix_splits(parts, weights)
 
 
 def test_a_mixture_of_nothing_is_an_error():
     with pytest.raises(MdeError, match="at least one"):
-        mix_splits([])
+        mix_splits({})

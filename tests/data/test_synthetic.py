@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mde.data.sample import truth_mask
 from mde.data.synthetic import SyntheticFrames, synthetic_splits
-from mde.data.synthetic.render import cast
+from mde.data.synthetic.render import cast, render
 from mde.data.synthetic.scene import BOX, CYLINDER, ELLIPSOID, Builder, Camera, Primitives, lacquer, look
 from mde.data.synthetic.sensor import L515_UNIT, l515, lidar
 from mde.errors import MdeError
@@ -78,8 +78,9 @@ def _small_scene(seed: int) -> tuple[Primitives, Camera]:
         kind = rng.choice((BOX, ELLIPSOID, CYLINDER))
         centre = (rng.uniform(-1.5, 1.5), rng.uniform(1.5, 4), rng.uniform(0, 2))
         half = (rng.uniform(0.05, 0.5), rng.uniform(0.05, 0.5), rng.uniform(0.05, 0.5))
-        angles = [rng.uniform(-3, 3) for _ in range(3)]
-        b.add(kind, centre, half, lacquer(rng), *angles, taper=rng.choice((0.0, rng.uniform(-0.6, 0.6))))
+        yaw, tilt, roll = (rng.uniform(-3, 3) for _ in range(3))
+        taper = rng.choice((0.0, rng.uniform(-0.6, 0.6)))
+        b.add(kind, centre, half, lacquer(rng), yaw, tilt, roll, taper)
     eye = (rng.uniform(-0.5, 0.5), 0.0, rng.uniform(0.5, 1.8))
     camera = look(eye, rng.uniform(-0.2, 0.2), rng.uniform(-0.4, 0.1), rng.uniform(-0.2, 0.2), (37, 45), 1.2, 4 / 3)
     return b.finish(eye, 0.1)[0], camera
@@ -156,9 +157,16 @@ def test_only_streets_have_a_sky_and_it_is_known_and_infinite(world: str, sky: b
     assert any(bool(torch.isinf(sample.depth).any()) for sample in samples) == sky
     for sample in samples:
         finite = sample.depth[torch.isfinite(sample.depth)]
-        assert 0.1 < float(finite.min())
+        assert float(finite.min()) > 0.1
         assert float(finite.max()) <= frames.cap
         assert truth_mask(sample.depth, sample.mask, frames.cap).float().mean() > 0.4
+
+
+def test_no_ray_leaves_a_room() -> None:
+    frames = SyntheticFrames(60, (24, 32), seed=8, world="rooms")
+    for index in range(60):
+        scene = frames.scene(index)
+        assert float(cast(scene.primitives, scene.camera).inverse_depth.min()) > 1 / 20
 
 
 def test_frames_have_the_promised_types_and_varied_content() -> None:
@@ -185,6 +193,14 @@ def test_any_size_is_rendered_with_the_same_view() -> None:
     # The centre of small pixel k is the centre of large pixel 5 k + 2.
     ratio = large.depth[:, 2::5, 2::5] / small.depth
     assert float(((ratio - 1).abs() < 1e-3).float().mean()) > 0.99
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_renders_the_same_depth() -> None:
+    scene = SyntheticFrames(1, (64, 64), seed=6).scene(0)
+    here, there = render(scene)[1], render(scene.to(torch.device("cuda")))[1]
+    close = torch.isclose(here.inverse_depth, there.inverse_depth.cpu(), rtol=1e-4)
+    assert close.float().mean() > 0.998
 
 
 @pytest.mark.parametrize("options", [{"sensor": "kinect"}, {"world": "moon"}])

@@ -9,7 +9,6 @@ from mde.data.sample import Sample, Splits
 from mde.data.synthetic import render
 from mde.data.synthetic import sensor as sensors
 from mde.data.synthetic.photo import expose
-
 from mde.data.synthetic.rooms import room
 from mde.data.synthetic.scene import Scene
 from mde.data.synthetic.streets import street
@@ -25,7 +24,7 @@ class SyntheticFrames:
     """Seeded frames of our own renderer. frames[i] depends on (seed, i, size, sensor, world) alone.
 
     size    (H, W) of image and depth
-    sensor  "none": exact depth everywhere, sky +inf; "l515" or "lidar": what that sensor would measure, mask false elsewhere
+    sensor  "none": exact depth everywhere, sky +inf; "l515", "lidar": what that sensor would measure
     world   "rooms", "streets", or "mixed" (four rooms to one street)
 
     Pixels need not be square: a part of the frames imitates wider pictures stretched to `size`, as real ones often are.

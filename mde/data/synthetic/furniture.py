@@ -6,6 +6,9 @@ Each function returns the half width and half depth of its footprint, or takes t
 import math
 
 from mde.data.synthetic.scene import (
+    BOX,
+    CYLINDER,
+    ELLIPSOID,
     Builder,
     Material,
     cloth,
@@ -19,7 +22,6 @@ from mde.data.synthetic.scene import (
     solid,
     wood,
 )
-from mde.data.synthetic.scene import BOX, CYLINDER, ELLIPSOID
 
 
 def _surface(b: Builder) -> Material:
@@ -79,7 +81,10 @@ def small_thing(b: Builder, x: float, y: float, z: float, size: float = 1.0) -> 
 def foliage(b: Builder, x: float, y: float, z: float, radius: float, count: int) -> None:
     rng = b.rng
     green = Material(
-        pick(rng, "foliage"), (0.01, 0.03, 0.01), (rng.uniform(0.08, 0.4), rng.uniform(0.25, 0.5), 0.08), 1.5 / radius**0.5
+        pick(rng, "foliage"),
+        (0.01, 0.03, 0.01),
+        (rng.uniform(0.08, 0.4), rng.uniform(0.25, 0.5), 0.08),
+        1.5 / radius**0.5,
     )
     for _ in range(count):
         half = tuple(radius * rng.uniform(0.35, 0.8) for _ in range(3))
@@ -116,7 +121,12 @@ def chair(b: Builder) -> None:
     rng = b.rng
     frame = _surface(b)
     seat = cloth(rng) if rng.random() < 0.4 else frame
-    w, d, height, back = rng.uniform(0.19, 0.25), rng.uniform(0.19, 0.25), rng.uniform(0.42, 0.5), rng.uniform(0.8, 1.05)
+    w, d, height, back = (
+        rng.uniform(0.19, 0.25),
+        rng.uniform(0.19, 0.25),
+        rng.uniform(0.42, 0.5),
+        rng.uniform(0.8, 1.05),
+    )
     if rng.random() < 0.25:  # office chair
         dark = lacquer(rng)
         b.post(0, 0, 0.06, height, 0.03, metal(rng))
@@ -163,7 +173,9 @@ def sofa(b: Builder, w: float) -> float:
         b.add(BOX, (x, d - 0.24, seat + 0.2), (step / 2 - 0.01, 0.07, 0.2), fabric, tilt=-0.15)
     for _ in range(rng.randint(0, 3)):
         x = rng.uniform(-w + arm + 0.15, max(w - arm - 0.15, -w + arm + 0.16))
-        b.add(ELLIPSOID, (x, d - 0.36, seat + 0.19), (0.22, 0.1, 0.2), cloth(rng), tilt=-0.3, yaw=rng.uniform(-0.3, 0.3))
+        b.add(
+            ELLIPSOID, (x, d - 0.36, seat + 0.19), (0.22, 0.1, 0.2), cloth(rng), tilt=-0.3, yaw=rng.uniform(-0.3, 0.3)
+        )
     return d
 
 
@@ -179,7 +191,9 @@ def bed(b: Builder, w: float) -> float:
     pillows = 1 if w < 0.6 else 2
     for k in range(pillows):
         x = (k - (pillows - 1) / 2) * w
-        b.add(ELLIPSOID, (x, d - 0.3, height + 0.09), (0.34, 0.22, 0.1), cloth(rng)._replace(b=(0.8, 0.8, 0.8)), tilt=0.25)
+        b.add(
+            ELLIPSOID, (x, d - 0.3, height + 0.09), (0.34, 0.22, 0.1), cloth(rng)._replace(b=(0.8, 0.8, 0.8)), tilt=0.25
+        )
     for _ in range(rng.randint(0, 2)):
         b.ball(rng.uniform(-w, w) * 0.6, rng.uniform(-d, 0), height + 0.08, (0.3, 0.22, 0.09), cloth(rng))
     return d
@@ -204,7 +218,9 @@ def shelf(b: Builder, w: float, height: float) -> float:
             while x < w - 0.2:
                 run = min(rng.uniform(0.15, 0.6), w - thick - x)
                 deep = rng.uniform(0, 0.1)
-                b.box(x, x + run, -d + 0.02 + deep, d - 0.02, z, z + step * rng.uniform(0.55, 0.9), printed(rng, "books"))
+                b.box(
+                    x, x + run, -d + 0.02 + deep, d - 0.02, z, z + step * rng.uniform(0.55, 0.9), printed(rng, "books")
+                )
                 x += run + (rng.uniform(0.02, 0.3) if rng.random() < 0.5 else 0.0)
         elif use < 0.9:
             things_on(b, w, 0.6 * d, z, rng.randint(1, 4), min(1.5, step / 0.28))
@@ -263,7 +279,11 @@ def screen(b: Builder, z: float, w: float, x: float = 0.0, y: float = 0.1) -> No
     dark, tall = lacquer(rng), w * rng.uniform(0.55, 0.7)
     b.box(x - w / 2, x + w / 2, y, y + 0.04, z + 0.1, z + 0.1 + tall, dark._replace(a=(0.02,) * 3, b=(0.03,) * 3))
     on = rng.random() < 0.5
-    picture = printed(rng, "picture", "writing", emission=rng.uniform(0.5, 1.2)) if on else lacquer(rng)._replace(b=(0.03,) * 3)
+    picture = (
+        printed(rng, "picture", "writing", emission=rng.uniform(0.5, 1.2))
+        if on
+        else lacquer(rng)._replace(b=(0.03,) * 3)
+    )
     b.box(x - w / 2 + 0.015, x + w / 2 - 0.015, y - 0.004, y, z + 0.115, z + 0.085 + tall, picture)
     b.box(x - 0.03, x + 0.03, y + 0.02, y + 0.05, z, z + 0.2, dark)
     b.box(x - 0.12, x + 0.12, y - 0.07, y + 0.1, z, z + 0.012, dark)
@@ -291,7 +311,15 @@ def lamp(b: Builder, z: float, height: float) -> None:
     b.post(0, 0, z, z + 0.02, 0.1, pole)
     b.post(0, 0, z, z + height, 0.012, pole)
     on = rng.choice((0.0, 1.5))
-    b.post(0, 0, z + height - 0.22, z + height + 0.05, 0.16, cloth(rng)._replace(b=(0.8, 0.7, 0.5), emission=on), taper=-0.3)
+    b.post(
+        0,
+        0,
+        z + height - 0.22,
+        z + height + 0.05,
+        0.16,
+        cloth(rng)._replace(b=(0.8, 0.7, 0.5), emission=on),
+        taper=-0.3,
+    )
 
 
 def person(b: Builder) -> None:
@@ -305,7 +333,14 @@ def person(b: Builder) -> None:
         x = 0.09 * side * s
         b.add(CYLINDER, (x, 0, 0.42 * s), (0.075 * s, 0.085 * s, 0.42 * s), trousers, tilt=stride * side, taper=0.3)
         b.box(x - 0.05, x + 0.05, -0.18 + 0.3 * stride * side, 0.08 + 0.3 * stride * side, 0, 0.08, lacquer(rng))
-        b.add(CYLINDER, (0.25 * side * s, 0, 1.12 * s), (0.05 * s, 0.05 * s, 0.3 * s), shirt, tilt=-stride * side, roll=0.12 * side)
+        b.add(
+            CYLINDER,
+            (0.25 * side * s, 0, 1.12 * s),
+            (0.05 * s, 0.05 * s, 0.3 * s),
+            shirt,
+            tilt=-stride * side,
+            roll=0.12 * side,
+        )
         b.ball(0.29 * side * s, 0, 0.8 * s, (0.05 * s, 0.05 * s, 0.07 * s), skin)
     b.add(CYLINDER, (0, 0, 1.12 * s), (0.18 * s, 0.12 * s, 0.3 * s), shirt, taper=0.15)
     b.ball(0, 0, 1.42 * s, (0.2 * s, 0.11 * s, 0.08 * s), shirt)
@@ -337,7 +372,10 @@ def boxes(b: Builder) -> None:
 def car(b: Builder) -> None:
     """Along y, nose toward -y."""
     rng = b.rng
-    body, glass = lacquer(rng)._replace(specular=0.5), Material(pick(rng, "clouds"), (0.02,) * 3, (0.15, 0.17, 0.2), 0.5, 0.6)
+    body, glass = (
+        lacquer(rng)._replace(specular=0.5),
+        Material(pick(rng, "clouds"), (0.02,) * 3, (0.15, 0.17, 0.2), 0.5, 0.6),
+    )
     tyre, w = Material(pick(rng, "plain"), (0.01,) * 3, (0.03,) * 3, 1.0), rng.uniform(0.84, 0.95)
     length, belt, roof = rng.uniform(1.9, 2.4), rng.uniform(0.85, 1.0), rng.uniform(1.4, 1.6)
     if rng.random() < 0.2:

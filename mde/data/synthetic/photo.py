@@ -9,8 +9,8 @@ def expose(radiance: Tensor, generator: torch.Generator) -> Tensor:
     """Linear radiance float32 (3, H, W) -> uint8 RGB (3, H, W). The generator lives on the CPU."""
     height, width = radiance.shape[1:]
     chance = torch.rand(9, generator=generator).tolist()
-    balance = torch.tensor([1 + 0.25 * (chance[0] - 0.5), 1.0, 1 + 0.25 * (chance[1] - 0.5)], device=radiance.device)
-    level = 0.12 + 0.2 * chance[2]  # mean luminance that the automatic exposure aims for
+    balance = torch.tensor([1 + 0.3 * (chance[0] - 0.25), 1.0, 1 + 0.3 * (chance[1] - 0.65)], device=radiance.device)
+    level = 0.09 + 0.17 * chance[2]  # mean luminance that the automatic exposure aims for
     image = radiance * (balance * level / radiance.mean(dtype=torch.float64).float().clamp_min(1e-3))[:, None, None]
     image = _vignette(image, 0.4 * chance[3] ** 2)
     if chance[4] < 0.7:
@@ -21,7 +21,7 @@ def expose(radiance: Tensor, generator: torch.Generator) -> Tensor:
     image = image.clamp(0, 4)
     image = image * (1 + image / 6.25) / (1 + image)  # highlights roll off, white at 2.5
     image = (image * 1.5).clamp(0, 1) ** (1 / (1.9 + 0.6 * chance[7]))
-    contrast = 0.95 + 0.45 * chance[8]
+    contrast = 1.15 + 0.6 * chance[8]
     return ((image - 0.45) * contrast + 0.45).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 

@@ -1,10 +1,11 @@
 """Exact ray casting of convex primitives, and shading of what is seen.
 
-With a pixel's ray r = (x, y, 1) in camera coordinates and w = 1 / z the inverse depth along it, a half-space n . X <= e holds
-the ray where n . r <= e w: an affine function of the pixel bounds w from above when the camera is outside the half-space and
-from below when it is inside. A quadric bounds w by the roots of a quadratic whose coefficients are polynomials in the pixel. A
-convex primitive is hit where the least upper bound is at least the greatest lower bound, and is seen where its w is the
-largest. Nothing but additions, minima and one square root is done per pixel and primitive.
+With a pixel's ray r = (x, y, 1) in camera coordinates and w = 1 / z the inverse depth along it, a half-space n . X <= e
+holds the ray where n . r <= e w: an affine function of the pixel bounds w from above when the camera is outside the
+half-space and from below when it is inside. A quadric bounds w by the roots of a quadratic whose coefficients are
+polynomials in the pixel. A convex primitive is hit where the least upper bound is at least the greatest lower bound,
+and is seen where its w is the largest. Nothing but additions, minima and one square root is done per pixel and
+primitive.
 """
 
 from collections.abc import Callable
@@ -18,12 +19,12 @@ from mde.data.synthetic.scene import BOX, CYLINDER, Camera, Primitives, Scene
 
 FAR = 1e30
 TILE = 32
-CHUNK = 1 << 17  # pixels x primitives handled at once: small enough to stay in the cache
+CHUNK = 1 << 16  # pixels x primitives handled at once: small enough to stay in the cache
 
 
 @dataclass
 class Hits:
-    """inverse_depth float32 (H, W), 1/m, 0 where nothing is hit; primitive int32 (H, W), meaningless where nothing is hit."""
+    """inverse_depth float32 (H, W), 1/m, 0 where nothing is hit; primitive int32 (H, W), meaningless there."""
 
     inverse_depth: Tensor
     primitive: Tensor
@@ -44,7 +45,7 @@ def cast(primitives: Primitives, camera: Camera) -> Hits:
         if len(numbers):
             rows = coefficients(matrix[numbers], origin[numbers], primitives, numbers)
             grid.draw(rows, touched[numbers], numbers, kernel, depth, index)
-    return Hits(grid.image(depth), grid.image(index))
+    return Hits(grid.image(depth).abs_(), grid.image(index))  # abs: a miss may be -0, and 1 / -0 is no sky
 
 
 def _local_rays(primitives: Primitives, camera: Camera) -> tuple[Tensor, Tensor]:
@@ -56,7 +57,7 @@ def _local_rays(primitives: Primitives, camera: Camera) -> tuple[Tensor, Tensor]
 
 
 def _slab(matrix: Tensor, origin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Affine bounds on w of the slabs |x_k| <= 1: upper, lower of the near plane, lower of the far plane, each (P, 3, 3)."""
+    """Bounds on w of the slabs |x_k| <= 1: of near planes upper and lower, of far ones lower; each (P, 3, 3)."""
     sign = torch.where(origin < 0, -1.0, 1.0).to(origin.dtype)
     gap = 1 - origin.abs()
     gap = torch.where(gap.abs() < 1e-9, -1e-9, gap)
@@ -90,7 +91,7 @@ def _box_kernel(rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def _quadric_coefficients(matrix: Tensor, origin: Tensor, primitives: Primitives, numbers: Tensor) -> Tensor:
     """(P + 1, 8, 3): the discriminant's terms (two rows), root offset, slack, and the slab of the axis (three rows).
 
-    The solid is x G x + 2 l . x <= 1 in its unit frame: a ball, or a cylinder whose radius is 1 + taper z, between |z| <= 1.
+    The solid is x G x + 2 l . x <= 1 in its unit frame: a ball, or a cylinder of radius 1 + taper z between |z| <= 1.
     """
     taper = primitives.taper[numbers].double()
     round_ = primitives.kind[numbers] == CYLINDER
@@ -183,11 +184,13 @@ class _Tiles:
     def draw(
         self, rows: Tensor, touched: Tensor, numbers: Tensor, kernel: Kernel, depth: Tensor, index: Tensor
     ) -> None:
-        """Tests tiles in order of how many primitives touch them, a few primitives of each at a time, keeping the nearest."""
+        """Goes through the primitives of all tiles, a few of each tile at a time, keeping the nearest."""
         counts = touched.sum(0)
         order = counts.argsort(descending=True, stable=True)
         listed = touched[:, order].T.int().argsort(dim=1, descending=True, stable=True)
-        listed = torch.where(torch.arange(len(rows) - 1, device=rows.device) < counts[order][:, None], listed, len(rows) - 1)
+        listed = torch.where(
+            torch.arange(len(rows) - 1, device=rows.device) < counts[order][:, None], listed, len(rows) - 1
+        )
         numbers = torch.cat([numbers, numbers[:1]]).int()
         x = self.x.view(1, self.columns, TILE).expand(self.rows, -1, -1).reshape(-1, 1, 1, TILE)[order]
         y = self.y.view(self.rows, 1, TILE).expand(-1, self.columns, -1).reshape(-1, 1, 1, TILE)[order]
@@ -218,7 +221,9 @@ def _shade(scene: Scene, hits: Hits) -> Tensor:
     height, width = camera.size
     x = (torch.arange(width, device=device, dtype=torch.float32) - camera.cx) / camera.fx
     y = (torch.arange(height, device=device, dtype=torch.float32) - camera.cy) / camera.fy
-    ray = torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.ones(height, width, device=device)])
+    ray = torch.stack(
+        [x.expand(height, width), y[:, None].expand(height, width), torch.ones(height, width, device=device)]
+    )
     ray = (camera.rotation.T @ ray.flatten(1)).contiguous()  # world, z along the optical axis = 1
     w, index = hits.inverse_depth.flatten(), hits.primitive.flatten()
     z = 1 / w.clamp_min(1e-3)
@@ -274,7 +279,7 @@ def _surface(scene: Scene, index: Tensor, offset: Tensor, ray: Tensor, z: Tensor
     facing = _dot(normal, ray).abs() / _length(ray)
     rate = p[15:18].abs().mean(0) * texture.SIDE / scene.camera.fy
     level = torch.log2((rate * z / facing.clamp_min(0.15)).clamp_min(1e-6)) - 0.3
-    texel = texture.sample(p[31].long(), u, v, level).T
+    texel = texture.sample(p[31].long(), u, v, level)
     albedo = torch.lerp(p[21:24], p[24:27], texel)
     return albedo, normal, p[27], p[28]
 
@@ -327,23 +332,30 @@ def _light(scene: Scene, point: Tensor, normal: Tensor, ray: Tensor, albedo: Ten
 
 
 def _shadow(scene: Scene, point: Tensor, normal: Tensor) -> Tensor:
-    """Share of the first light that arrives, (N,): depth compared with the light's own view, averaged over a small disc."""
+    """Share of the first light that arrives, (N,): depth compared with what the light sees."""
     view = scene.lights.view
     casting = scene.primitives.select(scene.materials.emission == 0)
     seen = cast(casting, view).inverse_depth
     height, width = view.size
-    x, y, z = view.rotation @ (point + 0.02 * scene.lights.scale * normal - view.position[:, None])
+    x, y, z = offset = view.rotation @ (point + 0.005 * scene.lights.scale * normal - view.position[:, None])
     z = z.clamp_min(1e-3)
     column, row = view.fx * x / z + view.cx, view.fy * y / z + view.cy
-    within = (column > 2) & (column < width - 3) & (row > 2) & (row < height - 3)
-    threshold = 1 / z
-    flat, total = seen.flatten(), torch.zeros_like(z)
-    taps = ((0, 0), (1, 0.4), (-0.4, 1), (-1, -0.4), (0.4, -1))
-    for dx, dy in taps:
-        i = (column + dx * scene.lights.softness).round().long().clamp(0, width - 1)
-        j = (row + dy * scene.lights.softness).round().long().clamp(0, height - 1)
-        total += (threshold * 1.01 >= flat[j * width + i]).float()
-    return torch.where(within, total / len(taps), 1.0)
+    within = (column > 1) & (column < width - 2) & (row > 1) & (row < height - 2)
+    column, row = column.clamp(1, width - 2), row.clamp(1, height - 2)
+    i, j = column.floor(), row.floor()
+    right, down = column - i, row - j
+    # The surface's own inverse depth is affine in the light's pixels: compared at each of them, it never shades itself.
+    facing = view.rotation @ normal
+    away = _dot(facing, offset).clamp_max(-1e-2)
+    slope_x, slope_y = 1.01 * facing[0] / (away * view.fx), 1.01 * facing[1] / (away * view.fy)
+    own = 1.01 / z - slope_x * right - slope_y * down
+    spot, flat = j.int() * width + i.int(), seen.flatten()
+
+    def lit(dx: int, dy: int) -> Tensor:
+        return (own + dx * slope_x + dy * slope_y >= flat.index_select(0, spot + (dy * width + dx))).float()
+
+    upper, lower = torch.lerp(lit(0, 0), lit(1, 0), right), torch.lerp(lit(0, 1), lit(1, 1), right)
+    return torch.where(within, torch.lerp(upper, lower, down), 1.0)
 
 
 def _sky(scene: Scene, ray: Tensor) -> Tensor:
@@ -352,6 +364,6 @@ def _sky(scene: Scene, ray: Tensor) -> Tensor:
     up = (ray[2] / _length(ray)).clamp_min(0)
     flat = ray[:2] / (ray[2].clamp_min(0) + 0.25)
     number = torch.full_like(up, sky.clouds, dtype=torch.long)
-    cover = texture.sample(number, 0.15 * flat[0], 0.15 * flat[1], torch.zeros_like(up))[:, 0] * sky.cover
+    cover = texture.sample(number, 0.15 * flat[0], 0.15 * flat[1], torch.zeros_like(up))[0] * sky.cover
     clear = torch.lerp(sky.horizon[:, None], sky.zenith[:, None], up.sqrt())
     return torch.lerp(clear, sky.cloud_colour[:, None], cover)

@@ -1,4 +1,4 @@
-"""Furnished rooms: a box with doors, windows and pictures, furniture along the walls and in the middle, and a camera."""
+"""Furnished rooms: walls with doors, windows and pictures, furniture along them and in the middle, and a camera."""
 
 import math
 from random import Random
@@ -27,7 +27,7 @@ from mde.data.synthetic.scene import (
     wood,
 )
 
-SHADOW_SIDE = 128
+SHADOW_SIDES = (64, 96, 128, 192)
 
 
 def room(rng: Random, size: tuple[int, int]) -> Scene:
@@ -37,13 +37,14 @@ def room(rng: Random, size: tuple[int, int]) -> Scene:
         w, d = 1.6 * w, 1.6 * d
     height = rng.uniform(2.3, 3.1)
     _shell(b, w, d, height)
+    shell = len(b.rows)
     targets: list[Vector] = []
     for side in range(4):
         _wall(b, side, w, d, height, targets)
-    _middle(b, w, d, targets)
+    tops = _middle(b, w, d, targets)
     _ceiling(b, w, d, height)
-    camera = _camera(rng, w, d, height, targets, size)
-    primitives, materials = b.finish(_vector(camera.position), clearance=0.22)
+    camera = _camera(b, w, d, height, targets, tops, size, shell)
+    primitives, materials = b.finish(_vector(camera.position), clearance=0.2)
     return Scene(primitives, materials, _lights(rng, w, d, height), camera, None)
 
 
@@ -63,7 +64,7 @@ def _shell(b: Builder, w: float, d: float, height: float) -> None:
         material = walls if rng.random() < 0.75 else rng.choice((paint, wallpaper, wallpaper, wood))(rng)
         along, away = (w, d) if side % 2 == 0 else (d, w)
         b.at(0, 0, 0, side * math.pi / 2)
-        b.box(-along - t, along + t, away, away + t, 0, height, material)
+        b.box(-along - t, along + t, away, away + t, -t, height + t, material)  # overlapping: no ray slips through
     if rng.random() < 0.3:  # a chimney breast, pillar or a room that is not a rectangle
         x, y = rng.choice((-1, 1)), rng.choice((-1, 1))
         bx, by = rng.uniform(0.2, 0.35 * w), rng.uniform(0.2, 0.35 * d)
@@ -216,9 +217,10 @@ def _hang(b: Builder, x: float, half: float, low: float, away: float, yaw: float
         furniture.things_on(b, 0.9 * half, 0.05, z, rng.randint(1, 5))
 
 
-def _middle(b: Builder, w: float, d: float, targets: list[Vector]) -> None:
-    """A rug, tables with chairs, people and clutter away from the walls."""
+def _middle(b: Builder, w: float, d: float, targets: list[Vector]) -> list[Vector]:
+    """A rug, tables with chairs, people and clutter away from the walls; the middles of the table tops."""
     rng = b.rng
+    tops: list[Vector] = []
     if rng.random() < 0.4:
         rw, rd = rng.uniform(0.3, 0.6) * w, rng.uniform(0.3, 0.6) * d
         b.at(rng.uniform(-0.3, 0.3) * w, rng.uniform(-0.3, 0.3) * d, 0, rng.choice((0, 0, rng.uniform(-0.4, 0.4))))
@@ -230,7 +232,7 @@ def _middle(b: Builder, w: float, d: float, targets: list[Vector]) -> None:
         tw, td, tall = rng.uniform(0.4, 0.95), rng.uniform(0.3, 0.5), rng.choice((0.42, 0.74, 0.74))
         b.at(x, y, 0, yaw)
         furniture.table(b, tw, td, tall, rng.randint(1, 9))
-        targets += 2 * [(x, y, tall)]
+        tops.append((x, y, tall))
         if tall > 0.5:
             for side in (-1, 1):
                 for k in range(rng.randint(0, 2)):
@@ -238,12 +240,21 @@ def _middle(b: Builder, w: float, d: float, targets: list[Vector]) -> None:
                     spot = b.world((k - 0.5) * tw, side * (td + rng.uniform(0.05, 0.45)))
                     b.at(spot[0], spot[1], 0, yaw + (0 if side > 0 else math.pi) + rng.uniform(-0.4, 0.4))
                     furniture.chair(b)
-    pieces = (furniture.chair, furniture.boxes, furniture.plant, furniture.person, furniture.boxes, _floor_lamp, _armchair)
+    pieces = (
+        furniture.chair,
+        furniture.boxes,
+        furniture.plant,
+        furniture.person,
+        furniture.boxes,
+        _floor_lamp,
+        _armchair,
+    )
     for _ in range(rng.randint(0, 4)):
         x, y = rng.uniform(-0.8, 0.8) * w, rng.uniform(-0.8, 0.8) * d
         b.at(x, y, 0, rng.uniform(0, 2 * math.pi))
         rng.choice(pieces)(b)
         targets.append((x, y, 0.5))
+    return tops
 
 
 def _floor_lamp(b: Builder) -> None:
@@ -268,35 +279,66 @@ def _ceiling(b: Builder, w: float, d: float, height: float) -> None:
         b.post(0, 0, height - drop - 0.2, height - drop, 0.2, cloth(rng)._replace(emission=1.0), taper=-0.4)
 
 
-def _camera(rng: Random, w: float, d: float, height: float, targets: list[Vector], size: tuple[int, int]) -> Camera:
-    """Across the room as a person holds a camera, at a piece of furniture, or close above a table."""
-    roll, fov = rng.gauss(0, 0.05), math.radians(rng.uniform(48, 88))
-    kind = rng.random()
-    if kind < 0.6 or not targets:
-        # From near one wall or corner toward the other half of the room.
-        side = rng.choice((-1, 1))
-        x, y = rng.uniform(-0.85, 0.85) * w, side * rng.uniform(0.4, 0.92) * d
-        if rng.random() < 0.4:
-            x, y = rng.choice((-1, 1)) * rng.uniform(0.4, 0.92) * w, rng.uniform(-0.85, 0.85) * d
-        eye = (x, y, min(rng.triangular(0.5, 2.0, 1.4), height - 0.2))
-        aim = (rng.uniform(-0.8, 0.8) * w - 0.5 * x, rng.uniform(-0.8, 0.8) * d - 0.5 * y, rng.uniform(0.3, 1.4))
+def _camera(
+    b: Builder,
+    w: float,
+    d: float,
+    height: float,
+    targets: list[Vector],
+    tops: list[Vector],
+    size: tuple[int, int],
+    shell: int,
+) -> Camera:
+    """Across the room as a person holds a camera, at a piece of furniture, or close above a table with things on it."""
+    rng = b.rng
+    kind, need = rng.random(), rng.uniform(0.3, 1.0)  # cameras are mostly held with nothing within arm's length
+    if kind < 0.2 and tops:
+        aim = rng.choice(tops)
+        b.at(*aim[:2])
+        furniture.things_on(b, 0.4, 0.3, aim[2], rng.randint(2, 9))
+        views = [_toward(rng, aim, (0.35, 1.0), (0.3, 1.15), (w, d, height)) for _ in range(6)]
+        need = 0.25
+    elif kind < 0.45 and targets + tops:
+        aim = rng.choice(targets + tops)
+        views = [_toward(rng, aim, (1.0, 2.8), (0.0, 0.6), (w, d, height)) for _ in range(6)]
     else:
-        x, y, z = rng.choice(targets)
-        near = kind > 0.82
-        distance = rng.uniform(0.35, 1.0) if near else rng.uniform(1.0, 2.8)
-        pitch = rng.uniform(0.3, 1.15) if near else rng.uniform(0.0, 0.6)
-        # Furniture stands at walls: look from the side of the room's middle.
-        angle = math.atan2(-y, -x) + rng.gauss(0, 0.7)
-        reach = distance * math.cos(pitch)
-        limit = 0.95
-        eye = (
-            min(max(x + reach * math.cos(angle), -limit * w), limit * w),
-            min(max(y + reach * math.sin(angle), -limit * d), limit * d),
-            min(max(z + distance * math.sin(pitch), 0.3), height - 0.2),
-        )
-        aim = (x + rng.gauss(0, 0.15), y + rng.gauss(0, 0.15), z)
+        views = [_across(rng, w, d, height) for _ in range(6)]
+    free = b.clearance([eye for eye, _ in views], since=shell).amin(1).tolist()
+    eye, aim = next((view for view, gap in zip(views, free, strict=True) if gap > need), views[free.index(max(free))])
     yaw, pitch = toward(eye, aim)
-    return look(eye, yaw, pitch, roll, size, fov, frame_aspect(rng, size, 4 / 3))
+    fov = math.radians(rng.uniform(48, 88))
+    return look(eye, yaw, pitch, rng.gauss(0, 0.05), size, fov, frame_aspect(rng, size, 4 / 3))
+
+
+def _across(rng: Random, w: float, d: float, height: float) -> tuple[Vector, Vector]:
+    """From near one wall or corner toward the other half of the room."""
+    x, y = rng.uniform(-0.85, 0.85) * w, rng.choice((-1, 1)) * rng.uniform(0.4, 0.92) * d
+    if rng.random() < 0.4:
+        x, y = rng.choice((-1, 1)) * rng.uniform(0.4, 0.92) * w, rng.uniform(-0.85, 0.85) * d
+    eye = _inside((x, y, rng.triangular(0.5, 2.0, 1.4)), (w, d, height))
+    aim = (rng.uniform(-0.8, 0.8) * w - 0.5 * x, rng.uniform(-0.8, 0.8) * d - 0.5 * y, rng.uniform(0.3, 1.4))
+    return eye, aim
+
+
+def _inside(eye: Vector, walls: Vector) -> Vector:
+    """The eye, moved to 0.3 m from walls, floor and ceiling where it is nearer."""
+    (x, y, z), (w, d, height), gap = eye, walls, 0.3
+    return min(max(x, gap - w), w - gap), min(max(y, gap - d), d - gap), min(max(z, gap), height - gap)
+
+
+def _toward(
+    rng: Random, target: Vector, distances: tuple[float, float], pitches: tuple[float, float], walls: Vector
+) -> tuple[Vector, Vector]:
+    """At the target, looking down on it, from the side of the room's middle, since furniture stands at walls."""
+    x, y, z = target
+    distance, pitch = rng.uniform(*distances), rng.uniform(*pitches)
+    angle, reach = math.atan2(-y, -x) + rng.gauss(0, 0.7), distance * math.cos(pitch)
+    eye = (
+        x + reach * math.cos(angle),
+        y + reach * math.sin(angle),
+        z + distance * math.sin(pitch),
+    )
+    return _inside(eye, walls), (x + rng.gauss(0, 0.15), y + rng.gauss(0, 0.15), z)
 
 
 def frame_aspect(rng: Random, size: tuple[int, int], wide: float) -> float:
@@ -306,18 +348,23 @@ def frame_aspect(rng: Random, size: tuple[int, int], wide: float) -> float:
 
 
 def _lights(rng: Random, w: float, d: float, height: float) -> Lights:
-    """A main light at the ceiling or at a window that casts shadows, and up to three weaker ones."""
-    count = rng.randint(1, 4)
-    positions = [(rng.uniform(-0.9, 0.9) * w, rng.uniform(-0.9, 0.9) * d, rng.uniform(1.5, height - 0.1)) for _ in range(count)]
+    """A main light at the ceiling or at a window that casts shadows, and up to two weaker ones."""
+    count = rng.randint(1, 3)
+    positions = [
+        (rng.uniform(-0.9, 0.9) * w, rng.uniform(-0.9, 0.9) * d, rng.uniform(1.5, height - 0.1)) for _ in range(count)
+    ]
     positions[0] = (positions[0][0], positions[0][1], height - 0.08)
     if rng.random() < 0.3:
         positions[0] = (rng.choice((-1, 1)) * (w - 0.1), rng.uniform(-0.9, 0.9) * d, rng.uniform(1.6, height - 0.1))
-    warm = [hsv(rng.uniform(0.07, 0.13) if rng.random() < 0.6 else 0.6, rng.uniform(0, 0.35), 1.0) for _ in range(count)]
+    warm = [
+        hsv(rng.uniform(0.07, 0.13) if rng.random() < 0.6 else 0.6, rng.uniform(0, 0.35), 1.0) for _ in range(count)
+    ]
     power = [rng.uniform(0.8, 1.6)] + [rng.uniform(0.1, 0.5) for _ in range(count - 1)]
     eye = positions[0]
     yaw, pitch = toward(eye, (rng.uniform(-0.3, 0.3) * w, rng.uniform(-0.3, 0.3) * d, 0.0))
-    view = look(eye, yaw, pitch, 0.0, (SHADOW_SIDE, SHADOW_SIDE), math.radians(125), 1.0)
-    ambient = rng.uniform(0.12, 0.5)
+    side = rng.choice(SHADOW_SIDES)
+    view = look(eye, yaw, pitch, 0.0, (side, side), math.radians(125), 1.0)
+    ambient = rng.uniform(0.08, 0.4)
     return Lights(
         position=torch.tensor(positions),
         colour=torch.tensor(warm) * torch.tensor(power)[:, None],
@@ -325,6 +372,5 @@ def _lights(rng: Random, w: float, d: float, height: float) -> Lights:
         sky=torch.full((3,), ambient),
         ground=torch.full((3,), ambient * rng.uniform(0.4, 0.9)),
         view=view,
-        softness=rng.uniform(0.5, 4.0),
         scale=1.0,
     )

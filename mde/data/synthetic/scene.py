@@ -4,9 +4,9 @@ World: x and y along the floor, z up, metres. Camera: x right, y down, z forward
 """
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,9 +34,9 @@ class Camera:
 
 @dataclass
 class Primitives:
-    """P convex solids. centre (P, 3), rotation (P, 3, 3) with the local axes as columns, half sizes (P, 3), kind int64 (P,).
+    """P convex solids: centre (P, 3), rotation (P, 3, 3) with local axes as columns, half sizes (P, 3), kind (P,).
 
-    A cylinder stands along its local z; its radius is half * (1 + taper z / half_z), so taper makes it a truncated cone.
+    A cylinder stands along its local z; its radius is half * (1 + taper z / half_z): taper makes it a truncated cone.
     """
 
     centre: Tensor
@@ -51,7 +51,7 @@ class Primitives:
 
 @dataclass
 class Materials:
-    """One row per primitive: albedo is colour_a + texture (colour_b - colour_a); uv = local metres * uv_scale + uv_offset."""
+    """A row per primitive: albedo = colour_a + texture (colour_b - colour_a), uv = metres * uv_scale + uv_offset."""
 
     texture: Tensor
     colour_a: Tensor
@@ -64,7 +64,7 @@ class Materials:
 
 @dataclass
 class Lights:
-    """Point lights (L, 3) and hemispheric ambient light. `view` is what the first light sees, for its shadows."""
+    """Point lights (L, 3), hemispheric ambient light, and the first light's view for shadows: coarser is softer."""
 
     position: Tensor
     colour: Tensor
@@ -72,7 +72,6 @@ class Lights:
     sky: Tensor
     ground: Tensor
     view: Camera
-    softness: float
     scale: float
 
 
@@ -93,6 +92,18 @@ class Scene:
     lights: Lights
     camera: Camera
     sky: Sky | None
+
+    def to(self, device: torch.device) -> "Scene":
+        """The same scene with its tensors on a device, where it is then rendered."""
+        return _moved(self, device)
+
+
+def _moved(part: Any, device: torch.device) -> Any:
+    if isinstance(part, Tensor):
+        return part.to(device)
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{item.name: _moved(getattr(part, item.name), device) for item in fields(part)})
+    return part
 
 
 class Material(NamedTuple):
@@ -157,17 +168,22 @@ class Builder:
     def ball(self, x: float, y: float, z: float, half: Vector, material: Material) -> None:
         self.add(ELLIPSOID, (x, y, z), half, material)
 
-    def finish(self, eye: Vector, clearance: float) -> tuple[Primitives, Materials]:
-        """The scene's tensors, without what comes closer to the camera than `clearance` (bounding boxes, metres)."""
-        table = torch.tensor(self.rows, dtype=torch.float64)
+    def clearance(self, eyes: list[Vector], since: int = 0) -> Tensor:
+        """Metres from each eye to each solid's bounding box, (eyes, P), 0 inside; the first `since` solids left out."""
+        table = torch.tensor(self.rows[since:], dtype=torch.float64)
         rotation = _rotations(table[:, 6:9])
-        local = ((torch.tensor(eye, dtype=torch.float64) - table[:, :3])[:, None] @ rotation)[:, 0]
+        away = torch.tensor(eyes, dtype=torch.float64)[:, None] - table[:, :3]
+        local = (away[:, :, None] @ rotation)[:, :, 0]
         wide = table[:, 3:6] * torch.stack([1 + table[:, 10].abs()] * 2 + [torch.ones(len(table))], 1)
-        keep = (local.abs() - wide).clamp_min(0).norm(dim=1) > clearance
-        kind = table[:, 9].long()[keep]
-        table, rotation = table[keep].float(), rotation[keep].float()
+        return (local.abs() - wide).clamp_min(0).norm(dim=2)
+
+    def finish(self, eye: Vector, clearance: float) -> tuple[Primitives, Materials]:
+        """The scene's tensors, without the solids that come closer to the camera than `clearance` metres."""
+        keep = self.clearance([eye])[0] > clearance
+        table = torch.tensor(self.rows, dtype=torch.float64)[keep]
         texture = torch.tensor(self.textures)[keep]
-        primitives = Primitives(table[:, :3], rotation, table[:, 3:6], kind, table[:, 10])
+        rotation, table = _rotations(table[:, 6:9]).float(), table.float()
+        primitives = Primitives(table[:, :3], rotation, table[:, 3:6], table[:, 9].long(), table[:, 10])
         parts = table[:, 11:14], table[:, 14:17], table[:, 17:20], table[:, 20:23], table[:, 23], table[:, 24]
         return primitives, Materials(texture, *parts)
 
@@ -188,8 +204,8 @@ def look(
 ) -> Camera:
     """A camera at eye. yaw 0 looks along +y, pitch > 0 up; fov (radians) spans the width.
 
-    aspect is width / height of the scene part shown: unlike size's own aspect it makes pixels that are not square, as when a
-    4:3 picture is stretched to a square one.
+    aspect is width / height of what is shown; other than size's own it makes pixels that are not square, as when a 4:3
+    picture is stretched to a square one.
     """
     sy, cy, sp, cp = math.sin(yaw), math.cos(yaw), math.sin(pitch), math.cos(pitch)
     forward = torch.tensor([-sy * cp, cy * cp, sp])
@@ -238,7 +254,9 @@ def paint(rng: Random) -> Material:
 def wallpaper(rng: Random) -> Material:
     base = hsv(rng.random(), rng.uniform(0, 0.4), rng.uniform(0.2, 0.8))
     other = scaled(base, rng.uniform(0.6, 1.3))
-    return Material(pick(rng, "stripes", "fabric", "bricks", "tiles", "plaid", "stone"), base, other, rng.uniform(0.4, 1.5))
+    return Material(
+        pick(rng, "stripes", "fabric", "bricks", "tiles", "plaid", "stone"), base, other, rng.uniform(0.4, 1.5)
+    )
 
 
 def wood(rng: Random) -> Material:

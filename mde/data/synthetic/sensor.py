@@ -16,11 +16,11 @@ LIDAR_STEP = math.radians(0.16)  # azimuth between two firings
 
 
 def l515(depth: Tensor, image: Tensor, intrinsics: Tensor, generator: torch.Generator) -> Tensor:
-    """Depth as a RealSense L515 would report it. depth (1, H, W) metres, image uint8 (3, H, W) -> (1, H, W), 0 where dropped.
+    """What a RealSense L515 reports. depth (1, H, W) metres, image uint8 (3, H, W) -> (1, H, W), 0 where dropped.
 
-    The noise grows with the square of the distance (about 2.5 mm at 1 m, 15 mm at 9 m) and with weak returns. Returns are
-    lost outside 0.25-9 m, on dark or grazing surfaces far away, and at random; at depth edges some pixels mix both sides.
-    Values are whole counts of 0.25 mm.
+    The noise grows with the square of the distance (about 2.5 mm at 1 m, 15 mm at 9 m) and with weak returns. Returns
+    are lost outside 0.25-9 m, on dark or grazing surfaces far away, and at random; at depth edges some pixels mix both
+    sides. Values are whole counts of 0.25 mm. Our own plain model: no part of it was fitted to a device.
     """
     shape = depth.shape
     known = torch.isfinite(depth) & (depth > 0)
@@ -43,7 +43,7 @@ def l515(depth: Tensor, image: Tensor, intrinsics: Tensor, generator: torch.Gene
 
 
 def _edges(depth: Tensor) -> tuple[Tensor, Tensor]:
-    """True where a neighbour differs by more than 5 %, and the deepest neighbouring depth. Zeros (unknown) are no edge."""
+    """True where a neighbour differs by more than 5 %, and the deepest neighbour. Zeros (unknown) are no edge."""
     deepest = F.max_pool2d(depth, 3, 1, 1)
     known = torch.where(depth > 0, depth, torch.inf)
     nearest = -F.max_pool2d(-known, 3, 1, 1)
@@ -68,11 +68,11 @@ def _points(depth: Tensor, intrinsics: Tensor) -> Tensor:
 
 
 def lidar(depth: Tensor, intrinsics: Tensor, generator: torch.Generator) -> Tensor:
-    """Depth under the 64 scan lines of a Velodyne HDL-64 held level beside the camera. (1, H, W) metres -> (1, H, W), 0 elsewhere.
+    """Depth under the 64 scan lines of a Velodyne HDL-64 beside the camera. (1, H, W) metres -> (1, H, W), 0 elsewhere.
 
-    A pixel is kept where a beam of the scanner passes through it: elevations -24.8 to 2 degrees, azimuth every 0.16 degrees.
-    That is 4 to 5 % of a KITTI frame; of coarser frames, which more beams share, as many are kept by chance. Range 80 m,
-    noise 2 cm, 2 % of the returns lost.
+    A pixel is kept where a beam of the level scanner passes through it: elevations -24.8 to 2 degrees, azimuth every
+    0.16 degrees. That is 4 to 5 % of a KITTI frame; of coarser frames, whose pixels several beams share, a random part
+    of the same share is kept. Range 80 m, noise 2 cm, 2 % of the returns lost.
     """
     height, width = depth.shape[1:]
     jitter = float(torch.rand((), generator=generator))

@@ -121,7 +121,9 @@ def _side(b: Builder, side: int, road: float, pavement: float) -> None:
 def _house(b: Builder, side: int, x: float, y: float, length: float) -> None:
     rng, storey = b.rng, b.rng.uniform(2.7, 3.6)
     floors, deep = rng.randint(1, 6), 10.0
-    colour = hsv(rng.uniform(0.02, 0.14) if rng.random() < 0.8 else rng.random(), rng.uniform(0, 0.5), rng.uniform(0.2, 0.8))
+    colour = hsv(
+        rng.uniform(0.02, 0.14) if rng.random() < 0.8 else rng.random(), rng.uniform(0, 0.5), rng.uniform(0.2, 0.8)
+    )
     facade = Material(pick(rng, "facade"), scaled(colour, 0.08), colour, 1 / storey)
     b.at(side * (x + deep / 2), y + length / 2)
     for k in range(floors):
@@ -226,7 +228,6 @@ def _sun(rng: Random) -> Lights:
         sky=ambient * torch.tensor(hsv(0.6, rng.uniform(0, 0.3), 1.0)),
         ground=ambient * torch.tensor([0.6, 0.58, 0.5]),
         view=look(eye, yaw, pitch, 0.0, (SHADOW_SIDE, SHADOW_SIDE), 0.4, 1.0),
-        softness=rng.uniform(0.5, 1.5),
         scale=5.0,
     )
 

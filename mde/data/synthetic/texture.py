@@ -23,7 +23,7 @@ def _integer(generator: torch.Generator, low: int, high: int) -> int:
 
 
 def _noise(generator: torch.Generator, slope: float, stretch: float = 1.0) -> Tensor:
-    """Periodic noise (SIDE, SIDE) in 0..1 whose amplitude falls as frequency ** -slope; stretch > 1 makes grain along y."""
+    """Periodic noise (SIDE, SIDE) in 0..1 of amplitude frequency ** -slope, drawn out along v where stretch < 1."""
     frequency = torch.fft.fftfreq(SIDE, 1 / SIDE)
     radius = torch.sqrt((frequency[:, None] * stretch) ** 2 + frequency[None, :] ** 2).clamp_min(1)
     white = torch.fft.fft2(torch.rand(SIDE, SIDE, generator=generator) - 0.5)
@@ -140,7 +140,9 @@ def _rectangles(image: Tensor, g: torch.Generator, count: int, small: float, lar
 def _picture(g: torch.Generator) -> Tensor:
     """A framed picture, poster or screen: soft colour fields, blocks, sometimes lines of writing."""
     hue = torch.rand(3, 1, 1, generator=g)
-    palette = [(0.15 + 0.8 * _uniform(g, 0, 1)) * torch.lerp(hue, torch.rand(3, 1, 1, generator=g), 0.4) for _ in range(3)]
+    palette = [
+        (0.15 + 0.8 * _uniform(g, 0, 1)) * torch.lerp(hue, torch.rand(3, 1, 1, generator=g), 0.4) for _ in range(3)
+    ]
     image = torch.lerp(palette[0], palette[1], _noise(g, _uniform(g, 1.0, 1.8))[None])
     image = torch.lerp(image, palette[2] + 0.2, ((_noise(g, 1.5) - 0.6) * 12).clamp(0, 1)[None])
     image = _rectangles(image, g, _integer(g, 0, 8), 0.05, 0.45)
@@ -206,8 +208,10 @@ def _panels(g: torch.Generator) -> Tensor:
     field = 0.75 + 0.15 * (_noise(g, 1.0, stretch=0.2) - 0.5)
     field = torch.where((edge > 0.05) & (edge < 0.06), 0.45, field)
     field = torch.where(edge < 0.006, 0.1, field)
-    handle = ((x - 0.85).abs() < 0.03) & ((y - 0.5).abs() < 0.08) if _integer(g, 0, 1) else (
-        ((x - 0.5).abs() < 0.1) & ((y - 0.15).abs() < 0.03)
+    handle = (
+        ((x - 0.85).abs() < 0.03) & ((y - 0.5).abs() < 0.08)
+        if _integer(g, 0, 1)
+        else (((x - 0.5).abs() < 0.1) & ((y - 0.15).abs() < 0.03))
     )
     return _grey(torch.where(handle, 0.25, field))
 
@@ -272,7 +276,7 @@ KINDS = _index()  # kind -> the numbers of its textures in the atlas
 
 @lru_cache(maxsize=2)
 def atlas(device: torch.device) -> Tensor:
-    """All textures with their mip levels, flat: uint8 (texels, 3); level l of texture t starts at `level_start(l)[t]`."""
+    """All textures with their mip levels, flat: uint8 (3, texels), level after level."""
     images = []
     for kind, (paint, count) in PAINTERS.items():
         for number in range(count):
@@ -281,9 +285,9 @@ def atlas(device: torch.device) -> Tensor:
     level = torch.stack(images)
     levels = []
     for _ in range(LEVELS):
-        levels.append((level * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).reshape(-1, 3))
+        levels.append((level * 255).round().clamp(0, 255).to(torch.uint8).transpose(0, 1).reshape(3, -1))
         level = F.avg_pool2d(level, 2)
-    return torch.cat(levels).to(device)
+    return torch.cat(levels, 1).to(device)
 
 
 @lru_cache(maxsize=2)
@@ -295,7 +299,7 @@ def _layout(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def sample(texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
-    """Bilinear texels, wrapped. texture int64 (N,), u, v float (N,) in repeats, level float (N,) -> float (N, 3) in 0..1."""
+    """Bilinear texels, wrapped: texture int64, u, v (repeats) and mip level float, all (N,) -> (3, N) in 0..1."""
     table = atlas(u.device)
     sides, starts = _layout(u.device)
     step = level.round().clamp(0, LEVELS - 1).long()
@@ -304,11 +308,11 @@ def sample(texture: Tensor, u: Tensor, v: Tensor, level: Tensor) -> Tensor:
     scale = side.to(u.dtype)
     x, y = (u - u.floor()) * scale - 0.5, (v - v.floor()) * scale - 0.5
     x0, y0 = x.floor(), y.floor()
-    fx, fy = (x - x0)[:, None], (y - y0)[:, None]
+    fx, fy = x - x0, y - y0
     left, top = x0.long(), y0.long()
     last = side - 1  # sides are powers of two: "and" wraps
     columns = (left & last, (left + 1) & last)
     rows = (base + (top & last) * side, base + ((top + 1) & last) * side)
-    texels = [[table.index_select(0, row + column).float() for column in columns] for row in rows]
+    texels = [[table.index_select(1, row + column).float() for column in columns] for row in rows]
     upper, lower = (torch.lerp(a, b, fx) for a, b in texels)
     return torch.lerp(upper, lower, fy) / 255

@@ -1,0 +1,57 @@
+"""What several test folders share: tiny RGB-D folders, and train.py called as a user calls it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["size=[64,64]", "batch_size=2", "workers=0", "weights=none", "logger=csv", "trainer.precision=32-true"]
+
+
+def write_frames(root: Path, frames: int = 10, size: tuple[int, int] = (48, 64), **meta: object) -> Path:
+    """A folder of frames in two scenes: a slanted floor whose colour follows its depth, 1 to 4 m, one corner unknown."""
+    rng = np.random.default_rng(0)
+    for name in ("rgb", "depth"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    for index in range(frames):
+        far = rng.uniform(2, 4)
+        depth = np.linspace(far, 1, size[0])[:, None] + np.zeros(size) + rng.uniform(0, 0.05, size)
+        depth[:4, :4] = 0
+        shade = np.stack([depth / 4, 1 - depth / 5, rng.uniform(0, 1, size)], axis=-1).clip(0, 1)
+        Image.fromarray((shade * 255).astype(np.uint8)).save(root / "rgb" / f"{index:03}.png")
+        Image.fromarray((depth * 1000).astype(np.uint16)).save(root / "depth" / f"{index:03}.png")
+    scenes = {f"{index:03}": f"room{index % 2}" for index in range(frames)}
+    content = {"name": root.name, "depth_unit_m": 0.001, "scenes": scenes} | meta
+    (root / "meta.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture
+def frames_folder(tmp_path: Path) -> Path:
+    return write_frames(tmp_path / "tiny")
+
+
+def train_command(*overrides: str, steps: int | None = None, **environment: str) -> dict:
+    """Arguments of subprocess.run/Popen for `python train.py overrides`, from the repository root, with one thread."""
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"} | environment
+    variables.pop("MDE_MAX_STEPS", None)
+    if steps is not None:
+        variables["MDE_MAX_STEPS"] = str(steps)
+    return {"args": [sys.executable, "train.py", *overrides], "cwd": ROOT, "env": variables}
+
+
+@pytest.fixture
+def run_train() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs train.py to its end and returns the process with its output."""
+
+    def run(*overrides: str, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(**train_command(*overrides, **options), capture_output=True, text=True, timeout=600)  # type: ignore
+
+    return run

@@ -1,0 +1,61 @@
+import pytest
+import torch
+from torch import nn
+
+from mde.config import OptimizerConfig
+from mde.models import build_model
+from mde.training.module import DepthModule, health
+from mde.training.objective import Objective
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_model("midas_small", encoder="lite0")
+
+
+def module_of(model, **options):
+    config = OptimizerConfig(warmup_steps=10)
+    return DepthModule(model, Objective("l1", 0.5, 0), config, max_steps=100, validation=[], **options)
+
+
+def test_encoder_and_decoder_have_their_own_learning_rates_and_share_all_parameters(model):
+    groups = module_of(model).configure_optimizers()["optimizer"].param_groups
+    assert [group["name"] for group in groups] == ["encoder", "decoder"]
+    assert groups[0]["initial_lr"] == OptimizerConfig().encoder_lr
+    assert groups[1]["initial_lr"] == OptimizerConfig().decoder_lr
+    held = [id(parameter) for group in groups for parameter in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == {id(parameter) for parameter in model.parameters()}
+
+
+def test_the_learning_rate_warms_up_linearly_and_ends_at_zero_along_a_cosine(model):
+    factor = module_of(model)._learning_rate_factor
+    assert factor(0) == pytest.approx(1 / 11)
+    assert factor(9) == pytest.approx(10 / 11)
+    assert factor(10) == 1
+    assert factor(55) == pytest.approx(0.5)
+    assert factor(100) == pytest.approx(0, abs=1e-12)
+    steps = [factor(step) for step in range(10, 101)]
+    assert steps == sorted(steps, reverse=True)
+
+
+def test_frozen_batchnorm_keeps_its_statistics_while_everything_else_trains(model):
+    module = module_of(model, freeze_batchnorm=True).train()
+    module.on_train_epoch_start()
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.running_mean.clone() for norm in norms]
+    module.model(torch.randn(2, 3, 64, 64)).mean().backward()
+    assert all(torch.equal(norm.running_mean, old) for norm, old in zip(norms, before, strict=True))
+    assert module.model.training
+    model.zero_grad()
+
+
+def test_health_shows_a_dead_output_and_an_inverted_sign():
+    depth = torch.linspace(1, 4, 64).reshape(1, 1, 8, 8)
+    mask = torch.ones_like(depth, dtype=torch.bool)
+    dead = health(torch.zeros_like(depth), depth, mask)
+    assert dead["health/dead_share"] == 1
+    assert dead["health/output_std"] == 0
+    inverted = health(depth, depth, mask)  # larger is farther
+    assert inverted["health/negative_scale_share"] == 1
+    assert health(1 / depth, depth, mask)["health/negative_scale_share"] == 0
