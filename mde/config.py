@@ -71,14 +71,14 @@ class MixData:
 class LossConfig:
     data: str = "trimmed"  # trimmed | ssi | l1 | mse
     gradient: float = 0.5  # weight of multi-scale gradient matching
-    start_steps: int = 0  # plain L1 before the invariant form takes over
+    start_steps: int | None = None  # plain L1 before the invariant form; null: 100 for an untrained decoder, else 0
 
 
 @dataclass
 class OptimizerConfig:
     """AdamW, linear warm-up, cosine decay to zero."""
 
-    encoder_lr: float = 2e-4
+    encoder_lr: float = 4e-4
     decoder_lr: float = 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 40
@@ -94,8 +94,7 @@ class TrainerConfig:
     max_steps: int = 300
     max_minutes: float | None = None  # stop cleanly after this long; continue with resume=
     validate_every: int = 100  # steps
-    checkpoint_minutes: float = 2.0
-    ema_decay: float | None = None  # null: no moving average of the weights
+    checkpoint_minutes: float = 1.0
     freeze_batchnorm: bool = False  # keep BatchNorm's statistics as they were loaded
 
 

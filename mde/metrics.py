@@ -17,13 +17,14 @@ from mde.errors import MdeError
 from mde.losses import IMAGE, align_scale_shift
 
 __all__ = [
-    "CAPS",
     "METRICS",
     "DepthMetrics",
     "align_scale_shift",
     "depth_metrics",
+    "predict_depth",
     "raw_metrics",
     "resize_prediction",
+    "truth_mask",
     "vertical_ramp",
 ]
 
@@ -31,8 +32,6 @@ Align = bool | Literal["median"]
 ALIGNMENT: dict[Align, str] = {True: "per_frame", "median": "median", False: "frozen"}  # names in metrics.json
 
 METRICS = ("rmse", "mae", "abs_rel", "sq_rel", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
-
-CAPS = {"indoor": 10.0, "kitti": 80.0}  # metres
 
 
 def depth_metrics(
@@ -53,8 +52,8 @@ def depth_metrics(
     by the ratio of the two medians (torch's, the lower one), the other protocol of the literature; False takes
     inverse_depth as 1 / metres. An image without a valid pixel is NaN in every metric.
     """
-    valid = _valid(depth, mask, cap)
-    predicted, _ = _predict_depth(inverse_depth, depth, valid, cap, align)
+    valid = truth_mask(depth, mask, cap)
+    predicted, _ = predict_depth(inverse_depth, depth, valid, cap, align)
     return _depth_errors(predicted, depth, valid)
 
 
@@ -66,7 +65,7 @@ def raw_metrics(prediction: Tensor, depth: Tensor, mask: Tensor, depth_unit: flo
     Monocular Depth Estimation" and kept so that those rows can be redone and shown beside the right ones. No cap.
     NaN for an image without a valid pixel.
     """
-    valid = _valid(depth, mask)
+    valid = truth_mask(depth, mask)
     error = torch.where(valid, prediction - depth / depth_unit, 0)
     return {"rmse": _mean(error.square(), valid).sqrt(), "mae": _mean(error.abs(), valid)}
 
@@ -125,11 +124,11 @@ class DepthMetrics(Metric):
         depth_unit: metres in one count of the stored depth image, for the raw protocol.
         """
         if self.protocol == "raw":
-            valid, scale = _valid(depth, mask), depth.new_zeros(len(depth))
+            valid, scale = truth_mask(depth, mask), depth.new_zeros(len(depth))
             figures = raw_metrics(inverse_depth, depth, mask, depth_unit)
         else:
-            valid = _valid(depth, mask, self.cap)
-            predicted, scale = _predict_depth(inverse_depth, depth, valid, self.cap, self.align)
+            valid = truth_mask(depth, mask, self.cap)
+            predicted, scale = predict_depth(inverse_depth, depth, valid, self.cap, self.align)
             figures = _depth_errors(predicted, depth, valid)
         pixels = valid.sum(dim=IMAGE)
         used = pixels > 0
@@ -158,14 +157,18 @@ class DepthMetrics(Metric):
         }
 
 
-def _valid(depth: Tensor, mask: Tensor, cap: float = torch.inf) -> Tensor:
+def truth_mask(depth: Tensor, mask: Tensor, cap: float = torch.inf) -> Tensor:
+    """Pixels that alignment and metrics may use: mask and 0 < depth <= cap, sky (+inf) left out. Any common shape."""
     return mask & (depth > 0) & (depth <= cap) & torch.isfinite(depth)
 
 
-def _predict_depth(
-    inverse_depth: Tensor, depth: Tensor, valid: Tensor, cap: float, align: Align
+def predict_depth(
+    inverse_depth: Tensor, depth: Tensor, valid: Tensor, cap: float, align: Align = True
 ) -> tuple[Tensor, Tensor]:
-    """Predicted depth (N, 1, H, W) in metres, at most cap, and the scale (N,) that the alignment found (1 if none)."""
+    """Predicted depth (N, 1, H, W) in metres, at most cap, and the scale (N,) that the alignment found (1 if none).
+
+    Fitted to `depth` on the `valid` pixels, as `depth_metrics` describes.
+    """
     inverse_depth = inverse_depth.to(torch.promote_types(inverse_depth.dtype, torch.float32))
     scale = torch.ones_like(inverse_depth[:, 0, 0, 0])
     if align == "median":

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 
@@ -69,13 +68,3 @@ class Subset:
 
     def __getitem__(self, index: int) -> Sample:
         return self.frames[self.indices[index]]
-
-
-def valid_depth(depth: Tensor) -> Tensor:
-    """Where a depth image (metres) holds a value: positive, sky (+inf) included. NaN and <= 0 are unknown."""
-    return depth > 0
-
-
-def truth_mask(depth: Tensor, mask: Tensor, cap: float) -> Tensor:
-    """Pixels that alignment and metrics may use: mask and 0 < depth <= cap (so sky is out)."""
-    return mask & torch.isfinite(depth) & (depth > 0) & (depth <= cap)

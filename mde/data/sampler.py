@@ -43,7 +43,8 @@ class StreamSampler(Sampler[tuple[int, int]]):
         self.seed, self.total, self.start, self.rank, self.world = seed, total, start, rank, world
 
     def __len__(self) -> int:
-        return max(0, math.ceil((self.total - self.start - self.rank) / self.world))
+        # Of the whole run, not of what is left: Lightning counts the steps before a resumption itself.
+        return max(0, math.ceil((self.total - self.rank) / self.world))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         for k, index in enumerate(self._stream()):

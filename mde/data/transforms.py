@@ -22,7 +22,7 @@ _COLOUR = (
     (0.05, K.RandomGrayscale(p=1.0)),
     (0.05, K.RandomGaussianBlur((5, 5), (0.1, 1.5), p=1.0)),
 )
-_SMALLEST_AREA = 0.4  # of the frame, in a crop
+_SMALLEST_AREA = 0.6  # of the frame, in a crop
 _ASPECT_CHANGE = 1.25  # at most, either way
 
 
@@ -45,14 +45,6 @@ def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
 def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(image - mean) / std per channel; image float (..., 3, H, W) in 0-1."""
     return (image - image.new_tensor(mean)[:, None, None]) / image.new_tensor(std)[:, None, None]
-
-
-def prepare(
-    sample: Sample, size: Sequence[int], mean: Sequence[float], std: Sequence[float]
-) -> dict[str, Tensor | float]:
-    """A frame as a network takes it: image float32 (3, *size), normalised; depth and mask untouched."""
-    image = normalise(resize_image(sample.image, size), mean, std)
-    return {"image": image, "depth": sample.depth, "mask": sample.mask, "depth_unit": sample.depth_unit}
 
 
 def crop(sample: Sample, box: tuple[int, int, int, int], size: Sequence[int]) -> Sample:
@@ -96,7 +88,7 @@ def jitter_colour(image: Tensor) -> Tensor:
 def augment(sample: Sample, size: Sequence[int], seed: int) -> Sample:
     """A random view of a frame at `size` (height, width); image, depth, mask and intrinsics stay consistent.
 
-    A crop of 40 to 100 % of the frame whose aspect differs from the frame's by up to 1.25, so that the network meets
+    A crop of 60 to 100 % of the frame whose aspect differs from the frame's by up to 1.25, so that the network meets
     the stretching of evaluation and some more; mirrored half the time; colours jittered. A pure function of its
     arguments: the global generator of torch, which kornia draws from, is left as it was found.
     """
@@ -109,7 +101,7 @@ def augment(sample: Sample, size: Sequence[int], seed: int) -> Sample:
     return view
 
 
-class TrainingSet(Dataset[dict[str, Tensor | float]]):
+class TrainingSet(Dataset[dict[str, Tensor]]):
     """Frames as training takes them, asked for by the keys (k, index) of StreamSampler.
 
     An item is a dict: image float32 (3, H, W) normalised, depth float32 (1, H, W) metres, mask bool (1, H, W),
@@ -132,7 +124,7 @@ class TrainingSet(Dataset[dict[str, Tensor | float]]):
     def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor | float]:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor]:
         k, index = key
         sample = self.frames[index]
         if self.augment:
@@ -141,7 +133,8 @@ class TrainingSet(Dataset[dict[str, Tensor | float]]):
             )
         else:
             view = crop(sample, (0, 0, *sample.image.shape[-2:]), self.size)
-        return prepare(view, self.size, self.mean, self.std)
+        image = normalise(resize_image(view.image, self.size), self.mean, self.std)
+        return {"image": image, "depth": view.depth, "mask": view.mask}
 
 
 def _random_box(height: int, width: int) -> tuple[int, int, int, int]:

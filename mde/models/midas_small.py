@@ -103,7 +103,12 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.interpolate(self.conv1(x), scale_factor=2.0, mode="bilinear", align_corners=False)
-        return F.relu(self.conv3(F.relu(self.conv2(x))))
+        x = F.relu(self.conv2(x))
+        if torch.is_autocast_enabled(x.device.type):
+            # bfloat16 has steps of 1/128 near 1, which gradient matching would take for texture.
+            with torch.autocast(x.device.type, enabled=False):
+                return F.relu(self.conv3(x.float()))
+        return F.relu(self.conv3(x))
 
 
 class Decoder(nn.Module):

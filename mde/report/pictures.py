@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from mde.data.sample import Sample, truth_mask
-from mde.metrics import align_scale_shift, depth_metrics, resize_prediction
+from mde.data.sample import Sample
+from mde.metrics import depth_metrics, predict_depth, resize_prediction, truth_mask
 
 INVERSE_DEPTH = "inferno"  # bright is near
 ERROR = "magma"
@@ -38,6 +38,11 @@ def picture_sheet(samples: Sequence[Sample], predict: Callable[[Sample], Tensor]
     return Image.open(buffer).convert("RGB")
 
 
+def stack(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets of one width, one below the other."""
+    return Image.fromarray(np.concatenate([np.asarray(sheet) for sheet in sheets]))
+
+
 def colour(values: np.ndarray, low: float, high: float, colormap: str = INVERSE_DEPTH) -> np.ndarray:
     """(H, W) -> uint8 (H, W, 3); NaN becomes grey."""
     scaled = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
@@ -48,19 +53,12 @@ def colour(values: np.ndarray, low: float, high: float, colormap: str = INVERSE_
 
 def _row(sample: Sample, prediction: Tensor, cap: float) -> list[np.ndarray]:
     """Image, truth, prediction, error as uint8 pictures (H, W, 3)."""
-    mask = truth_mask(sample.depth, sample.mask, cap)[None]
-    truth = (1 / sample.depth.clamp(min=1e-6))[None].where(mask, 0)
-    aligned = aligned_inverse_depth(prediction, sample, cap)
+    depth = sample.depth[None]
+    mask = truth_mask(depth, sample.mask[None], cap)
+    truth = (1 / depth.clamp(min=1e-6)).where(mask, 0)
+    aligned = 1 / predict_depth(prediction, depth, mask, cap)[0]
     low, high = (truth[mask].quantile(q).item() for q in (0.02, 0.98)) if mask.any() else (0.0, 1.0)
     error = (aligned / truth.where(mask, 1)).log().abs()
     shown = [truth.where(mask, torch.nan), aligned, error.where(mask, 0)]
     pictures = [colour(values[0, 0].numpy(), low, high) for values in shown[:2]]
     return [sample.image.permute(1, 2, 0).numpy(), *pictures, colour(shown[2][0, 0].numpy(), 0, 0.446, ERROR)]
-
-
-def aligned_inverse_depth(prediction: Tensor, sample: Sample, cap: float) -> Tensor:
-    """A prediction (1, 1, h, w) at the truth's size, fitted to 1 / depth and clamped at 1 / cap."""
-    mask = truth_mask(sample.depth, sample.mask, cap)[None]
-    target = (1 / sample.depth.clamp(min=1e-6))[None].where(mask, 0)
-    scale, shift = align_scale_shift(prediction, target, mask)
-    return (scale * prediction + shift).clamp(min=1 / cap)

@@ -1,4 +1,4 @@
-"""What happens beside training: pictures on fixed frames, images a second, checkpoints that survive a full disk."""
+"""What happens beside training: validation with pictures, speed, a deadline, checkpoints that survive a full disk."""
 
 import time
 from pathlib import Path
@@ -9,67 +9,84 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from PIL import Image
 
 from mde.atomic_file import atomic_file
 from mde.data.sample import Frames
 from mde.errors import MdeError
-from mde.evaluation import network_predictor, spread
-from mde.report.pictures import picture_sheet
+from mde.evaluation import evaluate, network_predictor, spread
+from mde.report.pictures import picture_sheet, stack
 from mde.training.module import DepthModule
 
 
-class PicturePanel(Callback):
-    """After each validation: image, truth, prediction and error of the same few frames, as a file and in W&B."""
+class Validation(Callback):
+    """Every `every` steps and after the last: all metrics on each validation set, and pictures of a few fixed frames.
 
-    def __init__(self, directory: Path, frames: Frames, size: tuple[int, int], count: int = 4):
-        self.directory, self.size = directory, size
-        self.samples = [frames[index] for index in spread(len(frames), count)]
-        self.cap = frames.cap
+    A callback and not Lightning's loop, so that one function evaluates everywhere: in float32, at the truth's own size.
+    Rank 0 does it alone; the others wait for it at their next step.
+    """
 
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        assert isinstance(module, DepthModule)
-        if not trainer.is_global_zero or trainer.sanity_checking:
+    def __init__(
+        self, sets: list[Frames], size: tuple[int, int], every: int, protocol: str, pictures: Path, limit: int | None
+    ):
+        self.sets, self.size, self.every, self.protocol = sets, size, every, protocol
+        self.pictures, self.limit = pictures, limit
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        last = trainer.global_step == trainer.max_steps
+        if not trainer.is_global_zero or not (last or trainer.global_step % self.every == 0):
             return
+        assert isinstance(module, DepthModule)
         predict = network_predictor(module.model, self.size)
-        sheet = picture_sheet(self.samples, predict, self.cap)
-        self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / f"step_{trainer.global_step:06d}.png"
-        sheet.save(path)
+        sheets = []
+        for frames in self.sets:
+            quality = evaluate(predict, frames, protocol=self.protocol, limit=self.limit)
+            figures = {key: float(value) for key, value in quality.items() if isinstance(value, (int, float))}
+            module.log_dict({f"val/{frames.name}/{key}": value for key, value in figures.items()}, rank_zero_only=True)
+            module.log(f"delta1/{frames.name}", figures.get("delta1", float("nan")), prog_bar=True, logger=False)
+            samples = [frames[index] for index in spread(len(frames), 4 // len(self.sets) or 1)]
+            sheets.append(picture_sheet(samples, predict, frames.cap))
+        module.train()
+        self._publish(trainer, stack(sheets))
+
+    def _publish(self, trainer: L.Trainer, sheet: Image.Image) -> None:
+        self.pictures.mkdir(parents=True, exist_ok=True)
+        sheet.save(self.pictures / f"step_{trainer.global_step:06d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("pictures", [sheet], step=trainer.global_step)
 
 
 class Throughput(Callback):
-    """Logs train/images_per_second (over all ranks) and train/data_wait_share between two logged steps."""
+    """Every `every` steps: images a second over all ranks, and the share of the time that went into waiting for data."""
 
-    def __init__(self, batch_size: int):
-        self.batch_size = batch_size
-        self.step, self.computing, self.began = 0, 0.0, time.perf_counter()
-        self.batch_began = self.began
+    def __init__(self, batch_size: int, every: int = 10):
+        self.batch_size, self.every = batch_size, every
+        self.waited, self.computed, self.mark = 0.0, 0.0, time.perf_counter()
 
-    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._restart(trainer.global_step)
-
-    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._restart(trainer.global_step)  # validation is not training time
-
-    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        self.batch_began = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         now = time.perf_counter()
-        self.computing += now - self.batch_began
-        steps, elapsed = trainer.global_step - self.step, now - self.began
-        if steps >= 10 and elapsed > 0:
-            module.log("train/images_per_second", steps * self.batch_size / elapsed)
-            module.log("train/data_wait_share", max(0.0, 1 - self.computing / elapsed))
-            self._restart(trainer.global_step)
+        self.waited, self.mark = self.waited + now - self.mark, now
 
-    def _restart(self, step: int) -> None:
-        self.step, self.computing, self.began = step, 0.0, time.perf_counter()
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        now = time.perf_counter()
+        self.computed, self.mark = self.computed + now - self.mark, now
+        if trainer.global_step % self.every == 0:
+            elapsed = self.waited + self.computed
+            module.log("train/images_per_second", self.every * self.batch_size / elapsed)
+            module.log("train/data_wait_share", self.waited / elapsed)
+            self.waited = self.computed = 0.0
+
+
+class Deadline(Callback):
+    """Stops cleanly after so many minutes of this session. Lightning's own timer counts earlier sessions as well."""
+
+    def __init__(self, minutes: float):
+        self.seconds, self.began = 60 * minutes, time.monotonic()
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        late = time.monotonic() - self.began > self.seconds
+        trainer.should_stop = trainer.should_stop or trainer.strategy.reduce_boolean_decision(late, all=False)
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -80,6 +97,5 @@ class SafeCheckpointIO(TorchCheckpointIO):
             with atomic_file(Path(path)) as file:
                 torch.save(checkpoint, file)
         except RuntimeError as error:  # what torch's archive writer makes of a failed write
-            raise MdeError(
-                f"{path}: not written ({str(error).splitlines()[0]}); free disk space, then resume"
-            ) from error
+            reason = str(error).splitlines()[0]
+            raise MdeError(f"{path}: not written ({reason}); free disk space, then continue with resume=") from error

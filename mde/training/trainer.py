@@ -8,49 +8,46 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
-from mde.data.sample import Frames
-from mde.training.callbacks import PicturePanel, SafeCheckpointIO, Throughput
+from mde.errors import MdeError
+from mde.training.callbacks import Deadline, SafeCheckpointIO, Throughput, Validation
 
 LAST = "checkpoints/last.ckpt"  # in the run directory
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
-def build_trainer(config: DictConfig, run_dir: Path, pictured: Frames, size: tuple[int, int]) -> L.Trainer:
-    """The trainer that `config` describes; `pictured` are the frames of which pictures are made after each validation."""
+def build_trainer(config: DictConfig, run_dir: Path, validation: Validation) -> L.Trainer:
+    """The trainer that `config` describes. Raises MdeError for a device that is not there."""
     quiet()
     options = config.trainer
+    if uses_gpu(options) and not torch.cuda.is_available():
+        raise MdeError("trainer.accelerator=gpu: PyTorch sees no GPU here; use trainer=cpu")
     callbacks: list[Callback] = [
+        Throughput(config.batch_size),
+        validation,
         ModelCheckpoint(
             run_dir / Path(LAST).parent,
             filename=Path(LAST).stem,
-            enable_version_counter=False,
+            enable_version_counter=False,  # one file, replaced
             train_time_interval=timedelta(minutes=options.checkpoint_minutes),
-            save_on_exception=True,
         ),
         LearningRateMonitor("step"),
-        Throughput(config.batch_size),
-        PicturePanel(run_dir / "pictures", pictured, size),
         TQDMProgressBar(refresh_rate=10),
     ]
-    if options.ema_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=options.ema_decay))
+    if options.max_minutes is not None:
+        callbacks.append(Deadline(options.max_minutes))
     return L.Trainer(
         accelerator=options.accelerator,
         devices=options.devices,
         strategy=options.strategy,
         precision=options.precision,
-        sync_batchnorm=uses_gpu(options) and options.devices > 1,
         max_steps=options.max_steps,
-        max_time=timedelta(minutes=options.max_minutes) if options.max_minutes else None,
-        val_check_interval=min(options.validate_every, options.max_steps),
-        check_val_every_n_epoch=None,
         gradient_clip_val=config.optimizer.gradient_clip or None,
         log_every_n_steps=10,
-        num_sanity_val_steps=0,
         use_distributed_sampler=False,  # StreamSampler shares out the global batch itself
         logger=build_loggers(config, run_dir),
         callbacks=callbacks,
@@ -61,14 +58,18 @@ def build_trainer(config: DictConfig, run_dir: Path, pictured: Frames, size: tup
 
 
 def build_loggers(config: DictConfig, run_dir: Path) -> list[Logger]:
-    """CSV always; W&B when asked for: online with a key, else offline in the run directory."""
-    loggers: list[Logger] = [CSVLogger(run_dir, name="logs")]
+    """CSV always; W&B when asked for: online with a key, else offline in the run directory. A resumed run goes on in its
+    W&B run."""
+    loggers: list[Logger] = [CSVLogger(run_dir, name="logs", flush_logs_every_n_steps=10)]
     if config.logger.wandb:
         online = bool(os.environ.get("WANDB_API_KEY")) and os.environ.get("WANDB_MODE") != "offline"
+        identity = next(iter(sorted(run_dir.glob("wandb/*run-*-*"))), None)
         loggers.append(
             WandbLogger(
                 project=config.logger.project,
                 name=run_dir.name,
+                id=identity.name.rpartition("-")[2] if identity else None,
+                resume="allow",
                 save_dir=run_dir,
                 offline=not online,
                 config=OmegaConf.to_container(config, resolve=True),
@@ -79,6 +80,8 @@ def build_loggers(config: DictConfig, run_dir: Path) -> list[Logger]:
 
 def precision(options: DictConfig) -> str:
     """What "auto" stands for: bfloat16 where the device computes in it, else float32 (float16 on an old GPU)."""
+    if options.precision not in PRECISIONS:
+        raise MdeError(f"trainer.precision={options.precision}: unknown; choose one of {', '.join(PRECISIONS)}")
     if options.precision != "auto":
         return options.precision
     if uses_gpu(options):
@@ -95,7 +98,13 @@ def uses_gpu(options: DictConfig) -> bool:
 def quiet() -> None:
     """Leave out what Lightning says of itself: devices it did not find, services, its own deprecations."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a run directory that is resumed
+    for message in (
+        ".*LeafSpec.*",
+        ".*smaller than the logging interval.*",
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",  # a run directory that is resumed
+        ".*dataloader is not resumable.*",  # ours is: its sampler starts at the step
+        ".*no `val_dataloader`.*",
+        ".*in eval mode at the start.*",  # trainer.freeze_batchnorm
+    ):
+        warnings.filterwarnings("ignore", message=message)

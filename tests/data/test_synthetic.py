@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mde.data.sample import truth_mask
+from mde.metrics import truth_mask
 from mde.data.synthetic import SyntheticFrames, synthetic_splits
 from mde.data.synthetic.render import cast, render
 from mde.data.synthetic.scene import BOX, CYLINDER, ELLIPSOID, Builder, Camera, Primitives, lacquer, look

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader
 from mde.data import transforms
 from mde.data.sample import Sample
 from mde.data.sampler import StreamSampler
-from mde.data.transforms import TrainingSet, augment, crop, flip, normalise, prepare, resize_image
+from mde.data.transforms import TrainingSet, augment, crop, flip, normalise, resize_image
 
 HEIGHT, WIDTH = 48, 64
 GAIN = 4  # colour counts per pixel
@@ -87,15 +87,6 @@ def test_normalising_is_per_channel():
     image = torch.rand(2, 3, 4, 5)
     expected = np.stack([(image[:, c].numpy() - MEAN[c]) / STD[c] for c in range(3)], axis=1)
     np.testing.assert_allclose(normalise(image, MEAN, STD).numpy(), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_preparing_for_evaluation_leaves_the_truth_alone():
-    sample = Scenes()[1]
-    item = prepare(sample, SIZE, MEAN, STD)
-    assert item["image"].shape == (3, *SIZE)
-    assert torch.equal(item["image"], normalise(resize_image(sample.image, SIZE), MEAN, STD))
-    assert torch.equal(item["depth"], sample.depth)
-    assert torch.equal(item["mask"], sample.mask)
 
 
 # Consistency of image, depth and intrinsics
@@ -231,7 +222,6 @@ def test_a_training_item_has_the_documented_form():
         "image": (3, *SIZE),
         "depth": (1, *SIZE),
         "mask": (1, *SIZE),
-        "depth_unit": (),
     }
     assert (item["image"].dtype, item["depth"].dtype, item["mask"].dtype) == (torch.float32, torch.float32, torch.bool)
     low, high = -0.5 / 0.225, 0.6 / 0.224  # what 0 and 1 are after normalising, roughly

@@ -1,0 +1,73 @@
+"""Every YAML file in conf/ composes and builds what it describes."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from mde.cli import register
+from mde.models import build_model
+from mde.training.objective import Objective
+from tests.conftest import ROOT, write_frames
+
+CONF = ROOT / "conf"
+register()
+
+
+def composed(*overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_choice_of_every_group_composes_and_resolves(path: Path):
+    root = [] if path.parent.name != "data" else {
+        "mix": ["data.parts.folder.root=/x"], "synthetic": []}.get(path.stem, ["data.root=/x"])  # fmt: skip
+    config = composed(f"{path.parent.name}={path.stem}", *root)
+    OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+
+
+@pytest.mark.parametrize("name", choices("loss"))
+def test_every_loss_builds(name):
+    loss = composed(f"loss={name}").loss
+    assert Objective(loss.data, loss.gradient, loss.start_steps or 0).data == name
+
+
+@pytest.mark.parametrize("name", choices("model"))
+def test_every_model_builds(name):
+    assert build_model(composed(f"model={name}").model.name, encoder="lite0").name == name
+
+
+def test_synthetic_data_builds_at_the_size_of_the_run():
+    splits = instantiate(composed("data=synthetic", "size=[64,96]").data)
+    assert splits.train[0].image.shape == (3, 64, 96)
+
+
+def test_folder_and_mixture_build(tmp_path):
+    root = write_frames(tmp_path / "tiny")
+    assert instantiate(composed("data=folder", f"data.root={root}").data).name == "tiny"
+    weights = ["data.weights.synthetic=1", "data.weights.folder=3"]
+    mixed = instantiate(composed("data=mix", f"data.parts.folder.root={root}", *weights).data)
+    assert [part.name for part in mixed.train.parts] == ["synthetic", "tiny"]
+    assert mixed.weights == [0.25, 0.75]
+
+
+@pytest.mark.parametrize("override", ["data.rooot=1", "data.parts.folder.roott=1", "trainer.precison=x"])
+def test_an_option_that_does_not_exist_fails_to_compose(override):
+    group = "mix" if "parts" in override else "folder"
+    with pytest.raises(Exception, match="Could not override"):
+        composed(f"data={group}", override)
+
+
+@pytest.mark.parametrize("override", ["batch_size=many", "trainer.max_steps=1.5", "size=256", "data.cap=deep"])
+def test_an_option_of_the_wrong_type_fails_to_compose(override):
+    with pytest.raises(
+        Exception, match=r"could not be converted|Invalid value|ListConfig|not convertible|Cannot assign"
+    ):
+        composed("data=folder", override)

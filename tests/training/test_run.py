@@ -1,0 +1,135 @@
+"""train.py as a user calls it."""
+
+import json
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mde.models import load_model
+from tests.conftest import TINY, train_command
+
+QUALITY = {
+    "protocol", "alignment", "frames", "rmse", "mae", "abs_rel", "delta1", "delta2", "delta3", "pooled_rmse", "coverage",
+    "negative_scale_frames",
+}  # fmt: skip
+
+
+def test_a_run_leaves_everything_the_contract_names(run_train, frames_folder, tmp_path):
+    run_dir = tmp_path / "run"
+    done = run_train(
+        "data=folder", f"data.root={frames_folder}", f"hydra.run.dir={run_dir}", *TINY, "logger=wandb", steps=2
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((run_dir / "metrics.json").read_text())
+    assert record["status"] == "complete"
+    assert record["model"]["parameters"] == sum(
+        p.numel() for p in load_model(run_dir / "model.safetensors").parameters()
+    )
+    assert record["model"]["file_bytes"] == (run_dir / "model.safetensors").stat().st_size
+    assert record["quality"].keys() == {"tiny"}
+    assert record["quality"]["tiny"].keys() >= QUALITY
+    assert record["quality"]["tiny"]["alignment"] == "per_frame"
+    assert 0 < record["baselines"]["vertical_ramp"]["tiny"]["delta1"] <= 1
+    assert (run_dir / "config.yaml").exists()
+    assert list(run_dir.glob("wandb/offline-run-*/*.wandb"))
+    assert f"report: {run_dir}/report.html" in done.stdout
+    page = (run_dir / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 3
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page), "the page loads something from outside itself"
+    columns = (run_dir / "logs/version_0/metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/loss", "lr-AdamW/encoder", "lr-AdamW/decoder", "val/tiny/delta1"} <= set(columns)
+
+
+def test_a_killed_run_continues_to_the_same_weights_as_one_that_was_not(run_train, frames_folder, tmp_path):
+    options = ["data=folder", f"data.root={frames_folder}", *TINY, "trainer.max_steps=12", "trainer.validate_every=5"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run_train(*options, f"hydra.run.dir={whole}").returncode == 0
+    each_step = "trainer.checkpoint_minutes=0.00001"
+    process = subprocess.Popen(
+        **train_command(*options, each_step, f"hydra.run.dir={killed}"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    checkpoint = killed / "checkpoints/last.ckpt"
+    give_up = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < give_up:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert json.loads((killed / "metrics.json").read_text())["status"] == "running"
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 0 < step < 12, "killed too late to show anything"
+    resumed = run_train(f"resume={killed}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads((killed / "metrics.json").read_text())["status"] == "complete"
+    expected, found = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+def test_a_run_stopped_by_its_deadline_says_how_to_go_on_and_goes_on(run_train, frames_folder, tmp_path):
+    run_dir = tmp_path / "run"
+    options = ["data=folder", f"data.root={frames_folder}", *TINY, "trainer.max_steps=3", f"hydra.run.dir={run_dir}"]
+    stopped = run_train(*options, "trainer.max_minutes=0.00001")
+    assert stopped.returncode == 0, stopped.stderr
+    assert f"python train.py resume={run_dir}" in stopped.stdout
+    assert json.loads((run_dir / "metrics.json").read_text())["status"] == "incomplete"
+    assert (run_dir / "report.html").exists()
+    done = run_train(f"resume={run_dir}", "trainer.max_minutes=null")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run_dir / "metrics.json").read_text())["status"] == "complete"
+    again = run_train(f"resume={run_dir}")
+    assert again.returncode == 2
+    assert "complete after 3 steps" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.max_stepz=3"], "error: unknown option 'trainer.max_stepz'; did you mean 'trainer.max_steps'?"),
+        (["data=foldr"], "error: no 'foldr' in data; did you mean 'folder'?"),
+        (["optimizer.encoder_lr=fast"], "error: option optimizer.encoder_lr: Value 'fast'"),
+        (["data=folder"], "error: option data.root has no value: give data.root=..."),
+        (["data=folder", "data.root=/nowhere"], "error: /nowhere: no such folder"),
+        (["size=[250,256]"], "error: size=[250, 256]: height and width as multiples of 32"),
+        (["loss.data=huber"], "error: loss.data=huber: unknown; choose one of trimmed, ssi, l1, mse"),
+        (["trainer=gpu"], "error: trainer.accelerator=gpu: PyTorch sees no GPU here; use trainer=cpu"),
+        (["weights=nothing"], "error: weights=nothing: no such weights"),
+        (["resume=/nowhere"], "error: resume=/nowhere: holds no checkpoints/last.ckpt"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(run_train, tmp_path, overrides, message):
+    if "trainer=gpu" in overrides and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    answer = run_train(*overrides, f"hydra.run.dir={tmp_path}/run", "logger=csv", steps=1)
+    assert answer.returncode == 2
+    assert answer.stderr.strip().splitlines()[-1].startswith(message)
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_broken_frame_met_by_a_loader_names_the_file_in_one_line(run_train, frames_folder, tmp_path):
+    for image in (frames_folder / "rgb").iterdir():
+        image.write_bytes(image.read_bytes()[:200])
+    options = [*TINY, "workers=1", f"hydra.run.dir={tmp_path}/run"]
+    answer = run_train("data=folder", f"data.root={frames_folder}", *options, steps=1)
+    assert answer.returncode == 2
+    assert re.match(r"error: .*/rgb/\d+\.png: ", answer.stderr.strip().splitlines()[-1])
+    assert "Traceback" not in answer.stderr
+
+
+def test_the_papers_fine_tuning_shows_its_failure(run_train, frames_folder, tmp_path):
+    run_dir = tmp_path / "run"
+    options = ["experiment=paper_finetune", "data=folder", f"data.root={frames_folder}", f"hydra.run.dir={run_dir}"]
+    done = run_train(*options, "weights=none", "logger=csv", steps=2)
+    assert done.returncode == 0, done.stderr
+    entry = json.loads((run_dir / "metrics.json").read_text())["quality"]["tiny"]
+    assert (entry["protocol"], entry["alignment"], entry["delta1"]) == ("raw", "none", None)
+    assert entry["rmse"] > 500  # inverse depth of about 1 against depth in millimetres
+    assert "counts of the depth image" in Path(run_dir / "report.html").read_text()
