@@ -2,8 +2,8 @@
 
     python benchmarks/real_sets.py nyu=outputs/train/nyu synthetic=outputs/train/synthetic --out outputs/real_sets
 
-Each argument is NAME=RUN_DIRECTORY. Sets with an official split are evaluated on its test part, others whole; sets that are
-renders are left out. Protocol: inverse depth, per-frame scale and shift, metrics in metres at the truth's size.
+Each argument is NAME=RUN_DIRECTORY. Sets with an official split are evaluated on its test part, others whole; sets that
+are renders are left out. Protocol: inverse depth, per-frame scale and shift, metrics in metres at the truth's size.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torch import Tensor
 from mde.data.folder import FolderFrames
 from mde.data.sample import Frames, Sample
 from mde.data.transforms import resize_image
-from mde.evaluation import Predictor, evaluate, network_predictor, ramp_predictor
+from mde.evaluation import Predictor, evaluate, frame_limit, network_predictor, ramp_predictor
 from mde.models import load_model
 from mde.report.record import environment, read_record
 
@@ -82,7 +82,10 @@ def main() -> None:
         predictors[name] = network_predictor(load_model(Path(folder) / "model.safetensors"), record["model"]["input"])
     sets = real_sets(shared)
     results = {
-        name: {frames.name: evaluate(predict, frames, progress=f"{name} on {frames.name}") for frames in sets}
+        name: {
+            frames.name: evaluate(predict, frames, limit=frame_limit(), progress=f"{name} on {frames.name}")
+            for frames in sets
+        }
         for name, predict in predictors.items()
     }
     arguments.out.mkdir(parents=True, exist_ok=True)

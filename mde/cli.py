@@ -85,13 +85,14 @@ def one_line(error: BaseException) -> str:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    """'; did you mean ...?' for the closest of the known names, compared in full and by their last part."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not near:
-        last = {option.rpartition(".")[2]: option for option in known}
-        near = difflib.get_close_matches(name.rpartition(".")[2], list(last), n=1, cutoff=0.6)
-        near = [last[match] for match in near]
-    return f"; did you mean '{near[0]}'?" if near else ""
+    """'; did you mean ...?' for the likeliest of the known names, where the last part of a dotted name counts most."""
+
+    def likeness(option: str) -> float:
+        last = difflib.SequenceMatcher(None, name.rpartition(".")[2], option.rpartition(".")[2]).ratio()
+        return last + difflib.SequenceMatcher(None, name, option).ratio() / 2
+
+    best = max(known, key=likeness, default="")
+    return f"; did you mean '{best}'?" if best and likeness(best) > 1 else ""
 
 
 def _options() -> list[str]:

@@ -1,5 +1,6 @@
 """A predictor on a dataset: one row of a result table."""
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -59,3 +60,9 @@ def spread(length: int, limit: int | None) -> list[int]:
     """At most `limit` indices, evenly over range(length)."""
     count = length if limit is None else min(limit, length)
     return [index * length // count for index in range(count)]
+
+
+def frame_limit() -> int | None:
+    """With MDE_MAX_STEPS=n in the environment, 4 n frames of each set are enough: for tests. Otherwise all."""
+    steps = os.environ.get("MDE_MAX_STEPS")
+    return 4 * int(steps) if steps else None

@@ -16,7 +16,7 @@ TINY = ["size=[64,64]", "batch_size=2", "workers=0", "weights=none", "logger=csv
 
 
 def write_frames(root: Path, frames: int = 10, size: tuple[int, int] = (48, 64), **meta: object) -> Path:
-    """A folder of frames in two scenes: a slanted floor whose colour follows its depth, 1 to 4 m, one corner unknown."""
+    """Frames of two scenes: a slanted floor whose colour follows its depth, 1 to 4 m, one corner unknown."""
     rng = np.random.default_rng(0)
     for name in ("rgb", "depth"):
         (root / name).mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mde.cli import register
+from mde.cli import one_line, register
 from mde.models import build_model
 from mde.training.objective import Objective
 from tests.conftest import ROOT, write_frames
@@ -58,16 +58,25 @@ def test_folder_and_mixture_build(tmp_path):
     assert mixed.weights == [0.25, 0.75]
 
 
-@pytest.mark.parametrize("override", ["data.rooot=1", "data.parts.folder.roott=1", "trainer.precison=x"])
-def test_an_option_that_does_not_exist_fails_to_compose(override):
-    group = "mix" if "parts" in override else "folder"
-    with pytest.raises(Exception, match="Could not override"):
-        composed(f"data={group}", override)
+@pytest.mark.parametrize(
+    ("group", "option", "near"),
+    [
+        ("folder", "data.rooot", "data.root"),
+        ("mix", "data.parts.folder.roott", "data.root"),
+        ("synthetic", "trainer.precison", "trainer.precision"),
+        ("synthetic", "optimiser.encoder_lr", "optimizer.encoder_lr"),
+    ],
+)
+def test_an_unknown_option_is_named_beside_the_nearest_known_one(group, option, near):
+    with pytest.raises(Exception, match="Could not override") as caught:
+        composed(f"data={group}", f"{option}=1")
+    assert one_line(caught.value) == f"unknown option '{option}'; did you mean '{near}'?"
 
 
 @pytest.mark.parametrize("override", ["batch_size=many", "trainer.max_steps=1.5", "size=256", "data.cap=deep"])
-def test_an_option_of_the_wrong_type_fails_to_compose(override):
-    with pytest.raises(
-        Exception, match=r"could not be converted|Invalid value|ListConfig|not convertible|Cannot assign"
-    ):
+def test_an_option_of_the_wrong_type_is_named_in_one_line(override):
+    with pytest.raises(Exception, match="Error merging") as caught:
         composed("data=folder", override)
+    line = one_line(caught.value)
+    assert line.startswith(f"option {override.partition('=')[0]}")
+    assert "\n" not in line

@@ -42,8 +42,9 @@ class Validation(Callback):
         for frames in self.sets:
             quality = evaluate(predict, frames, protocol=self.protocol, limit=self.limit)
             figures = {key: float(value) for key, value in quality.items() if isinstance(value, (int, float))}
-            module.log_dict({f"val/{frames.name}/{key}": value for key, value in figures.items()}, rank_zero_only=True)
-            module.log(f"delta1/{frames.name}", figures.get("delta1", float("nan")), prog_bar=True, logger=False)
+            for logger in trainer.loggers:  # directly: module.log() would wait for the next logged training step
+                logger.log_metrics({f"val/{frames.name}/{key}": v for key, v in figures.items()}, trainer.global_step)
+            module.log(f"delta1/{frames.name}", figures.get("delta1", float("nan")), prog_bar=True, logger=False, rank_zero_only=True)
             samples = [frames[index] for index in spread(len(frames), 4 // len(self.sets) or 1)]
             sheets.append(picture_sheet(samples, predict, frames.cap))
         module.train()
@@ -58,7 +59,7 @@ class Validation(Callback):
 
 
 class Throughput(Callback):
-    """Every `every` steps: images a second over all ranks, and the share of the time that went into waiting for data."""
+    """Every `every` steps: images a second over all ranks, and the share of time that went into waiting for data."""
 
     def __init__(self, batch_size: int, every: int = 10):
         self.batch_size, self.every = batch_size, every

@@ -12,6 +12,8 @@ from mde.losses import align_scale_shift, inverse_depth_target
 from mde.models.network import DepthNetwork
 from mde.training.objective import Objective
 
+LOG_EVERY = 10  # steps
+
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
@@ -47,7 +49,7 @@ class DepthModule(L.LightningModule):
         parts = self.objective(prediction, batch["depth"], batch["mask"], self.global_step)
         several = self.trainer.world_size > 1
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, sync_dist=several)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.global_step + 1) % LOG_EVERY == 0:
             signs = health(prediction.detach().float(), batch["depth"], batch["mask"])
             self.log_dict({f"health/{name}": value for name, value in signs.items()}, sync_dist=several)
         return parts["loss"]

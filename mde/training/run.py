@@ -17,7 +17,7 @@ from mde.data.datamodule import DepthData, parts_of
 from mde.data.folder import FolderFrames
 from mde.data.sample import Frames, Splits
 from mde.errors import MdeError
-from mde.evaluation import evaluate, network_predictor, ramp_predictor, spread
+from mde.evaluation import evaluate, frame_limit, network_predictor, ramp_predictor, spread
 from mde.models import build_model, load_model, save_model
 from mde.models.network import DepthNetwork
 from mde.report.page import write_report
@@ -50,7 +50,7 @@ def train(config: DictConfig) -> Path:
         config.trainer.validate_every,
         config.protocol,
         run_dir / "pictures",
-        evaluation_limit(),
+        frame_limit(),
     )
     trainer = build_trainer(config, run_dir, validation)
     module, data = learning(config, trainer, model, splits, size)
@@ -82,7 +82,7 @@ def learning(
         raise MdeError(f"batch_size={config.batch_size}: not a multiple of the {trainer.world_size} processes")
     if trainer.world_size > 1 and uses_gpu(config.trainer):
         # timm's, because torch's own drops the activation inside timm's BatchNormAct2d.
-        model = timm.layers.convert_sync_batchnorm(model)  # type: ignore[assignment]
+        model = timm.layers.convert_sync_batchnorm(model)
     module = DepthModule(
         model.to(memory_format=torch.channels_last),
         Objective(config.loss.data, config.loss.gradient, config.loss.start_steps),
@@ -139,7 +139,7 @@ def finish(
     save_model(model.cpu(), path, parent=config.weights, **about)
     model = load_model(path)  # what is evaluated is what was saved
     predict = network_predictor(model, size)
-    limit = evaluation_limit()
+    limit = frame_limit()
     ramp: dict[str, Any] = {}
     for frames in evaluated:
         title = f"evaluating on {frames.name}"
@@ -161,8 +161,8 @@ def finish(
 def evaluation_sets(splits: Splits, folders: list[str]) -> list[Frames]:
     """The run's own test frames (validation where it has none), then the folders named in evaluate=.
 
-    Of a folder with an official split the test part, else all of it. Opened before training, so that a wrong path is found
-    at once.
+    Of a folder with an official split the test part, else all of it. Opened before training, so that a wrong path is
+    found at once.
     """
     sets = list(parts_of(splits.test if splits.test is not None else splits.validation))
     for folder in folders:
@@ -227,11 +227,6 @@ def resumed(config: DictConfig) -> DictConfig:
 GROUPS = ("model", "data", "loss", "optimizer", "trainer", "logger", "experiment")
 
 
-def evaluation_limit() -> int | None:
-    limit = os.environ.get("MDE_MAX_STEPS")
-    return 4 * int(limit) if limit else None
-
-
 def default_encoder(config: DictConfig) -> str | None:
-    """The encoder asked for; where weights come without a decoder and none is asked for, lite0, which a CPU can train."""
+    """The encoder asked for; else, where the weights leave it open, lite0, which a CPU can train."""
     return config.model.encoder or ("lite0" if config.weights in ("none", "imagenet") else None)

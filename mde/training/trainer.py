@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mde.errors import MdeError
 from mde.training.callbacks import Deadline, SafeCheckpointIO, Throughput, Validation
+from mde.training.module import LOG_EVERY
 
 LAST = "checkpoints/last.ckpt"  # in the run directory
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
@@ -47,7 +48,7 @@ def build_trainer(config: DictConfig, run_dir: Path, validation: Validation) -> 
         precision=options.precision,
         max_steps=options.max_steps,
         gradient_clip_val=config.optimizer.gradient_clip or None,
-        log_every_n_steps=10,
+        log_every_n_steps=min(LOG_EVERY, options.max_steps),
         use_distributed_sampler=False,  # StreamSampler shares out the global batch itself
         logger=build_loggers(config, run_dir),
         callbacks=callbacks,
@@ -58,9 +59,11 @@ def build_trainer(config: DictConfig, run_dir: Path, validation: Validation) -> 
 
 
 def build_loggers(config: DictConfig, run_dir: Path) -> list[Logger]:
-    """CSV always; W&B when asked for: online with a key, else offline in the run directory. A resumed run goes on in its
-    W&B run."""
-    loggers: list[Logger] = [CSVLogger(run_dir, name="logs", flush_logs_every_n_steps=10)]
+    """CSV always; W&B when asked for: online with a key, else offline in the run directory.
+
+    A resumed run goes on in the W&B run that it began.
+    """
+    loggers: list[Logger] = [CSVLogger(run_dir, name="logs", flush_logs_every_n_steps=LOG_EVERY)]
     if config.logger.wandb:
         online = bool(os.environ.get("WANDB_API_KEY")) and os.environ.get("WANDB_MODE") != "offline"
         identity = next(iter(sorted(run_dir.glob("wandb/*run-*-*"))), None)

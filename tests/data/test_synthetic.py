@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mde.metrics import truth_mask
 from mde.data.synthetic import SyntheticFrames, synthetic_splits
 from mde.data.synthetic.render import cast, render
 from mde.data.synthetic.scene import BOX, CYLINDER, ELLIPSOID, Builder, Camera, Primitives, lacquer, look
 from mde.data.synthetic.sensor import L515_UNIT, l515, lidar
 from mde.errors import MdeError
+from mde.metrics import truth_mask
 
 SIZE = (48, 64)
 

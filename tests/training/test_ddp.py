@@ -32,8 +32,8 @@ class Losses(Callback):
 
 model = build_model("midas_small", encoder="lite0")
 module = DepthModule(model, Objective("trimmed", 0.5, 0), OptimizerConfig(warmup_steps=0), 5, freeze_batchnorm=True)
-data = DepthData(folder_splits(root), size=(64, 64), mean=model.mean, std=model.std, batch_size=4, max_steps=5, workers=0,
-                 seed=0, augment=False)
+data = DepthData(folder_splits(root), size=(64, 64), mean=model.mean, std=model.std, batch_size=4, max_steps=5,
+                 workers=0, seed=0, augment=False)
 trainer = L.Trainer(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=5,
                     use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                     enable_model_summary=False, callbacks=[Losses()])

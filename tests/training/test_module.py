@@ -15,7 +15,7 @@ def model():
 
 def module_of(model, **options):
     config = OptimizerConfig(warmup_steps=10)
-    return DepthModule(model, Objective("l1", 0.5, 0), config, max_steps=100, validation=[], **options)
+    return DepthModule(model, Objective("l1", 0.5, 0), config, max_steps=100, **options)
 
 
 def test_encoder_and_decoder_have_their_own_learning_rates_and_share_all_parameters(model):
@@ -40,22 +40,28 @@ def test_the_learning_rate_warms_up_linearly_and_ends_at_zero_along_a_cosine(mod
 
 
 def test_frozen_batchnorm_keeps_its_statistics_while_everything_else_trains(model):
-    module = module_of(model, freeze_batchnorm=True).train()
-    module.on_train_epoch_start()
+    module = module_of(model, freeze_batchnorm=True)
+    module.eval()
+    module.train()  # as after a validation
     norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     before = [norm.running_mean.clone() for norm in norms]
     module.model(torch.randn(2, 3, 64, 64)).mean().backward()
     assert all(torch.equal(norm.running_mean, old) for norm, old in zip(norms, before, strict=True))
     assert module.model.training
+    assert all(parameter.grad is not None for parameter in module.model.parameters())
     model.zero_grad()
+
+
+def test_a_network_built_for_evaluation_trains_in_training_mode(model):
+    assert all(layer.training for layer in module_of(model.eval()).modules())
 
 
 def test_health_shows_a_dead_output_and_an_inverted_sign():
     depth = torch.linspace(1, 4, 64).reshape(1, 1, 8, 8)
     mask = torch.ones_like(depth, dtype=torch.bool)
     dead = health(torch.zeros_like(depth), depth, mask)
-    assert dead["health/dead_share"] == 1
-    assert dead["health/output_std"] == 0
+    assert dead["dead_share"] == 1
+    assert dead["output_std"] == 0
     inverted = health(depth, depth, mask)  # larger is farther
-    assert inverted["health/negative_scale_share"] == 1
-    assert health(1 / depth, depth, mask)["health/negative_scale_share"] == 0
+    assert inverted["negative_scale_share"] == 1
+    assert health(1 / depth, depth, mask)["negative_scale_share"] == 0

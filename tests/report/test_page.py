@@ -1,0 +1,86 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mde.data.sample import Sample
+from mde.errors import MdeError
+from mde.models import build_model
+from mde.report.page import read_logs, write_report
+from mde.report.pictures import colour, picture_sheet, stack
+from mde.report.record import describe_model, new_record, read_record, write_record
+
+
+def write_log(run_dir, version, rows):
+    path = run_dir / f"logs/version_{version}/metrics.csv"
+    path.parent.mkdir(parents=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["step", "epoch", "train/loss"])
+        writer.writeheader()
+        writer.writerows({"step": step, "epoch": 0, "train/loss": loss} for step, loss in rows)
+
+
+def test_curves_of_a_resumed_run_are_joined_and_what_was_repeated_counts_once(tmp_path):
+    write_log(tmp_path, 0, [(10, 1.0), (20, 0.9), (30, 0.8)])
+    write_log(tmp_path, 10, [(50, 0.5)])
+    write_log(tmp_path, 2, [(30, 0.7), (40, 0.6)])
+    assert read_logs(tmp_path) == {"train/loss": [(10, 1.0), (20, 0.9), (30, 0.7), (40, 0.6), (50, 0.5)]}
+
+
+def test_a_page_escapes_what_it_shows_and_marks_a_run_that_did_not_end(tmp_path):
+    record = new_record("incomplete", model={"name": "midas_small"}, quality={}, notes=["<script>alert(1)</script>"])
+    record["quality"] = {"<b>set": {"protocol": "inverse_depth", "alignment": "per_frame", "delta1": 0.5, "frames": 3}}
+    write_record(tmp_path, record)
+    page = write_report(tmp_path).read_text()
+    assert "<script>" not in page
+    assert "&lt;b&gt;set" in page
+    assert "class='bad'" in page
+
+
+def test_the_record_is_json_without_nan(tmp_path):
+    write_record(tmp_path, {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": (1, 2)}})
+    text = (tmp_path / "metrics.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [None, 1.5], "c": {"d": [1, 2]}}
+
+
+def test_a_folder_without_a_record_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(MdeError, match=r"metrics\.json"):
+        read_record(tmp_path)
+
+
+def test_multiply_adds_and_parameters_of_the_published_network():
+    model = build_model("midas_small", reference=True)
+    described = describe_model(model, (256, 256))
+    assert described["parameters"] == 16_600_929
+    assert described["macs"] == pytest.approx(4.595e9, rel=0.005)
+    assert described["sparsity"] == 0
+
+
+def test_zeroed_weights_are_not_counted_as_nonzero():
+    model = build_model("midas_small", encoder="lite0")
+    before = describe_model(model, (64, 64))["nonzero_parameters"]
+    with torch.no_grad():
+        model.decoder.head.conv1.weight.zero_()
+    zeroed = model.decoder.head.conv1.weight.numel()
+    assert describe_model(model, (64, 64))["nonzero_parameters"] == before - zeroed
+
+
+def test_colours_run_from_low_to_high_and_unknown_is_grey():
+    picture = colour(np.array([[0.0, 1.0, np.nan]]), 0, 1)
+    assert picture.shape == (1, 3, 3)
+    assert picture[0, 0].sum() < picture[0, 1].sum()
+    assert len(set(picture[0, 2].tolist())) == 1
+
+
+def test_a_picture_sheet_has_a_row_a_frame_even_without_a_valid_pixel():
+    depth = torch.linspace(4, 1, 24)[None, :, None].expand(1, 24, 32).contiguous()
+    seen = Sample(torch.zeros(3, 24, 32, dtype=torch.uint8), depth, depth > 0, "a", "0")
+    blind = Sample(seen.image, torch.zeros_like(depth), torch.zeros_like(depth, dtype=torch.bool), "a", "1")
+    one = picture_sheet([seen], lambda sample: 1 / depth[None], cap=10)
+    two = picture_sheet([seen, blind], lambda sample: 1 / depth[None], cap=10)
+    assert two.height > 1.8 * one.height
+    assert stack([one, two]).size == (one.width, one.height + two.height)
+    assert isinstance(one, Image.Image)
