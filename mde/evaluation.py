@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mde.data.sample import Frames, Sample
 from mde.data.transforms import normalise, resize_image
+from mde.errors import MdeError
 from mde.metrics import Align, DepthMetrics, resize_prediction, vertical_ramp
 from mde.models.network import DepthNetwork
 
@@ -45,7 +46,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The quality entry of `metrics.json` for one predictor on one dataset, at the truth's own size.
 
-    limit: evaluate that many frames, spread evenly. progress: a title turns the progress bar on.
+    limit: evaluate that many frames, spread evenly. progress: a title turns the progress bar on. Raises MdeError when
+    not one frame has a valid pixel.
     """
     metrics = DepthMetrics(cap=frames.cap, protocol=protocol, align=align, sync_on_compute=False)
     chosen: Iterable[int] = spread(len(frames), limit)
@@ -53,7 +55,10 @@ def evaluate(
         sample = frames[index]
         depth, mask = sample.depth[None], sample.mask[None]
         metrics.update(resize_prediction(predict(sample), depth.shape[-2:]), depth, mask, sample.depth_unit)
-    return metrics.compute()
+    quality = metrics.compute()
+    if not quality["frames"]:
+        raise MdeError(f"{frames.name}: no frame has a depth up to {frames.cap:g} m; is the depth unit right?")
+    return quality
 
 
 def spread(length: int, limit: int | None) -> list[int]:

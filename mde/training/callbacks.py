@@ -44,7 +44,13 @@ class Validation(Callback):
             figures = {key: float(value) for key, value in quality.items() if isinstance(value, (int, float))}
             for logger in trainer.loggers:  # directly: module.log() would wait for the next logged training step
                 logger.log_metrics({f"val/{frames.name}/{key}": v for key, v in figures.items()}, trainer.global_step)
-            module.log(f"delta1/{frames.name}", figures.get("delta1", float("nan")), prog_bar=True, logger=False, rank_zero_only=True)
+            module.log(
+                f"delta1/{frames.name}",
+                figures.get("delta1", float("nan")),
+                prog_bar=True,
+                logger=False,
+                rank_zero_only=True,
+            )
             samples = [frames[index] for index in spread(len(frames), 4 // len(self.sets) or 1)]
             sheets.append(picture_sheet(samples, predict, frames.cap))
         module.train()

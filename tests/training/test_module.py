@@ -1,4 +1,7 @@
+import copy
+
 import pytest
+import timm.layers
 import torch
 from torch import nn
 
@@ -65,3 +68,19 @@ def test_health_shows_a_dead_output_and_an_inverted_sign():
     inverted = health(depth, depth, mask)  # larger is farther
     assert inverted["negative_scale_share"] == 1
     assert health(1 / depth, depth, mask)["negative_scale_share"] == 0
+
+
+def test_batchnorm_synchronised_over_gpus_keeps_the_activations(model):
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = model.eval()(image)
+        converted = timm.layers.convert_sync_batchnorm(copy.deepcopy(model))
+        assert any(isinstance(layer, nn.SyncBatchNorm) for layer in converted.modules())
+        assert torch.equal(converted.eval()(image), before)
+
+
+def test_under_autocast_the_output_is_float32_and_not_in_steps_of_bfloat16(model):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        prediction = model.eval()(torch.randn(1, 3, 64, 64))
+    assert prediction.dtype == torch.float32
+    assert not torch.equal(prediction, prediction.bfloat16().float())

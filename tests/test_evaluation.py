@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from mde.data.folder import FolderFrames
+from mde.data.sample import Sample
+from mde.errors import MdeError
+from mde.evaluation import evaluate, frame_limit, network_predictor, ramp_predictor, spread
+from mde.models import build_model
+from tests.conftest import write_frames
+
+
+class Given:
+    """Frames that a test makes."""
+
+    name, cap = "given", 10.0
+
+    def __init__(self, *depths: torch.Tensor):
+        self.depths = depths
+
+    def __len__(self) -> int:
+        return len(self.depths)
+
+    def __getitem__(self, index: int) -> Sample:
+        depth = self.depths[index]
+        return Sample(torch.zeros(3, 24, 32, dtype=torch.uint8), depth, depth > 0, self.name, str(index))
+
+
+def test_a_prediction_that_is_affine_in_inverse_depth_is_perfect_at_any_size(tmp_path):
+    rows = torch.linspace(1, 0.3, 24)[None, :, None].expand(1, 24, 32)
+
+    def half_size(sample: Sample) -> torch.Tensor:
+        return 3 * torch.nn.functional.interpolate(rows[None], (12, 32), mode="bilinear") + 7
+
+    quality = evaluate(half_size, Given(1 / rows, 2 / rows))
+    assert quality["frames"] == 2
+    assert quality["delta1"] == 1
+    assert quality["abs_rel"] < 0.01  # the first and the last row are extrapolated
+
+
+def test_frames_without_a_valid_pixel_are_counted_and_left_out():
+    depth = torch.linspace(1, 4, 24)[None, :, None].repeat(1, 1, 32)
+    quality = evaluate(ramp_predictor, Given(depth, torch.zeros_like(depth)))
+    assert (quality["frames"], quality["skipped_frames"]) == (1, 1)
+
+
+def test_a_set_without_any_valid_pixel_is_an_error_that_names_it():
+    with pytest.raises(MdeError, match="given: no frame has a depth up to 10 m"):
+        evaluate(ramp_predictor, Given(torch.zeros(1, 24, 32)))
+
+
+def test_limits_spread_evenly_and_never_repeat():
+    assert spread(10, None) == list(range(10))
+    assert spread(3, 8) == [0, 1, 2]
+    assert spread(100, 4) == [0, 25, 50, 75]
+    assert spread(0, 4) == []
+
+
+def test_the_environment_limits_the_frames(monkeypatch):
+    monkeypatch.delenv("MDE_MAX_STEPS", raising=False)
+    assert frame_limit() is None
+    monkeypatch.setenv("MDE_MAX_STEPS", "3")
+    assert frame_limit() == 12
+
+
+def test_a_network_sees_the_stretched_normalised_image(tmp_path):
+    model = build_model("midas_small", encoder="lite0")
+    sample = FolderFrames(write_frames(tmp_path / "tiny", size=(64, 96)))[0]
+    prediction = network_predictor(model, (64, 96))(sample)
+    pixels = sample.image.numpy().transpose(1, 2, 0) / 255.0
+    normalised = (pixels - np.array(model.mean)) / np.array(model.std)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(normalised.transpose(2, 0, 1)[None]).float())
+    assert torch.allclose(prediction, expected, atol=1e-5)
+    assert network_predictor(model, (32, 64))(sample).shape == (1, 1, 32, 64)
