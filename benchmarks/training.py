@@ -85,6 +85,16 @@ def loading_seconds(size: tuple[int, int], batch_size: int, workers: int, count:
     return (time.perf_counter() - began) / count
 
 
+def rendering_rate(size: tuple[int, int], frames: int) -> float:
+    """Frames a second of the synthetic renderer alone, in two worker processes."""
+    stream = iter(DataLoader(SyntheticFrames(frames + 2, size), batch_size=None, num_workers=2))
+    next(stream), next(stream)  # the first frame of each worker makes its textures
+    began = time.perf_counter()
+    for _ in stream:
+        pass
+    return frames / (time.perf_counter() - began)
+
+
 def memory(size: tuple[int, int], batch_size: int, encoder: str, steps: int) -> list[tuple[int, float]]:
     """(step, resident MB) during training on the default data."""
     step, process = stepper(encoder, published=False, freeze=True), psutil.Process()
@@ -123,8 +133,11 @@ def main() -> None:
         }
         seconds = interleaved(steps, next(batches(size, options.batch_size, 0, 1)), options.rounds)
         seconds["data, 1 worker"] = loading_seconds(size, options.batch_size, 1, options.rounds)
+        seconds["data, 2 workers, nothing else"] = loading_seconds(size, options.batch_size, 2, options.rounds)
         for name, value in seconds.items():
-            print(f"{name:25s} {options.batch_size / value:7.2f} images/s")
+            print(f"{name:30s} {options.batch_size / value:7.2f} images/s")
+        figures["rendered_frames_per_second"] = rendering_rate((256, 256), 15 * options.rounds)
+        print(f"renderer, 256 x 256, two processes: {figures['rendered_frames_per_second']:.1f} frames/s")
         print(f"ours / published: {seconds['published'] / seconds['ours']:.2f}x")
         figures["seconds_per_batch"] = seconds
     if options.out:

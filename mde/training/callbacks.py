@@ -41,16 +41,12 @@ class Validation(Callback):
         sheets = []
         for frames in self.sets:
             quality = evaluate(predict, frames, protocol=self.protocol, limit=self.limit)
-            figures = {key: float(value) for key, value in quality.items() if isinstance(value, (int, float))}
+            figures = {f"val/{frames.name}/{key}": v for key, v in quality.items() if isinstance(v, (int, float))}
             for logger in trainer.loggers:  # directly: module.log() would wait for the next logged training step
-                logger.log_metrics({f"val/{frames.name}/{key}": v for key, v in figures.items()}, trainer.global_step)
-            module.log(
-                f"delta1/{frames.name}",
-                figures.get("delta1", float("nan")),
-                prog_bar=True,
-                logger=False,
-                rank_zero_only=True,
-            )
+                logger.log_metrics(figures, trainer.global_step)
+            if quality["delta1"] is not None:
+                shown = {"delta1/" + frames.name: quality["delta1"]}
+                module.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True)
             samples = [frames[index] for index in spread(len(frames), 4 // len(self.sets) or 1)]
             sheets.append(picture_sheet(samples, predict, frames.cap))
         module.train()

@@ -35,6 +35,7 @@ def test_a_run_leaves_everything_the_contract_names(run_train, frames_folder, tm
     assert 0 < record["baselines"]["vertical_ramp"]["tiny"]["delta1"] <= 1
     assert (run_dir / "config.yaml").exists()
     assert list(run_dir.glob("wandb/offline-run-*/*.wandb"))
+    assert list(run_dir.glob("wandb/offline-run-*/files/media/images/pictures_*.png"))
     assert f"report: {run_dir}/report.html" in done.stdout
     page = (run_dir / "report.html").read_text()
     assert page.count("data:image/png;base64,") >= 3

@@ -1,0 +1,51 @@
+"""The scripts behind the published figures run; their times are never looked at."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TINY
+
+SHARED = Path(os.environ.get("MDE_SHARED", "../shared"))
+
+
+def run(*arguments: str) -> str:
+    variables = os.environ | {"MDE_MAX_STEPS": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_training_benchmark_prints_a_ratio_and_writes_its_figures(tmp_path):
+    small = ["--size", "64", "64", "--batch-size", "2", "--rounds", "1"]
+    printed = run("benchmarks/training.py", *small, "--out", str(tmp_path / "figures.json"))
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    seconds = figures["seconds_per_batch"]
+    assert f"ours / published: {seconds['published'] / seconds['ours']:.2f}x" in printed
+
+
+def test_the_memory_benchmark_reads_the_resident_size(tmp_path):
+    small = ["--size", "64", "64", "--batch-size", "2", "--memory-steps", "2"]
+    run("benchmarks/training.py", *small, "--out", str(tmp_path / "memory.json"))
+    readings = json.loads((tmp_path / "memory.json").read_text())["memory_mb"]
+    assert [step for step, _ in readings] == [1, 2]
+    assert all(megabytes > 100 for _, megabytes in readings)
+
+
+@pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="set MDE_SHARED to the folder with the real frames")
+def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_train, tmp_path):
+    run_dir = tmp_path / "run"
+    folder = SHARED.resolve() / "data/redwood"
+    done = run_train("data=folder", f"data.root={folder}", *TINY, f"hydra.run.dir={run_dir}", steps=1)
+    assert done.returncode == 0, done.stderr
+    printed = run("benchmarks/real_sets.py", f"mine={run_dir}", "--out", str(tmp_path / "table"))
+    results = json.loads((tmp_path / "table/table.json").read_text())["results"]
+    assert results.keys() == {"vertical ramp", "FastDepth INT8", "mine"}
+    assert {"nyu", "kitti", "redkitchen", "redwood"} <= results["mine"].keys()
+    assert not {"replica", "tartanair"} & results["mine"].keys()
+    row = next(line for line in printed.splitlines() if line.startswith("| redwood"))
+    assert row.rstrip(" |").endswith("*")
