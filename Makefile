@@ -20,7 +20,7 @@ demo: install
 	$(PY) train.py experiment=demo
 
 test: install
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -70,7 +70,10 @@ def train(config: DictConfig) -> Path:
             record["status"] = "incomplete"
             write_record(run_dir, record)
             write_report(run_dir)
-            say(f"stopped at step {trainer.global_step}; to continue: python train.py resume={run_dir}")
+            rest = (
+                f"to continue: python train.py resume={run_dir}" if (run_dir / LAST).exists() else "nothing to continue"
+            )
+            say(f"stopped at step {trainer.global_step}; {rest}")
     return run_dir
 
 
