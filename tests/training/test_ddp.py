@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import ROOT, write_frames
 
@@ -30,12 +31,13 @@ class Losses(Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, index):
         losses.append(float(trainer.callback_metrics["train/loss"]))
 
-model = build_model("midas_small", encoder="lite0")
+model = build_model("midas_small", encoder="lite0").to(memory_format=torch.channels_last)
 module = DepthModule(model, Objective("trimmed", 0.5, 0), OptimizerConfig(warmup_steps=0), 5, freeze_batchnorm=True)
 data = DepthData(folder_splits(root), size=(64, 64), mean=model.mean, std=model.std, batch_size=4, max_steps=5,
                  workers=0, seed=0, augment=False)
-trainer = L.Trainer(accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_steps=5,
-                    use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+# In float64: AdamW's first steps divide a gradient by its own size, which blows up rounding where it is nearly 0.
+trainer = L.Trainer(accelerator="cpu", precision="64-true", devices=devices, max_steps=5,
+                    strategy="ddp" if devices > 1 else "auto", use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
                     enable_model_summary=False, callbacks=[Losses()])
 trainer.fit(module, data)
 if trainer.is_global_zero:
@@ -53,13 +55,11 @@ def run(tmp_path: Path, root: Path, devices: int) -> dict:
 @pytest.mark.parametrize("blind", [False, True], ids=["all frames valid", "one rank without a valid pixel"])
 def test_two_processes_give_the_losses_and_weights_of_one(tmp_path, blind):
     root = write_frames(tmp_path / "tiny", frames=12)
-    if blind:  # frames of the training scene without any depth: some batch has them on one rank alone
-        from PIL import Image
-
-        for path in sorted((root / "depth").iterdir())[::4]:
+    if blind:  # a third of each scene's frames has no depth at all
+        for path in sorted((root / "depth").iterdir())[:4]:
             Image.new("I;16", (64, 48)).save(path)
     one, two = run(tmp_path, root, 1), run(tmp_path, root, 2)
     assert len(one["losses"]) == 5
-    assert one["losses"] == pytest.approx(two["losses"], rel=1e-4)
+    assert one["losses"] == pytest.approx(two["losses"], rel=1e-6)
     for name, weight in one["weights"].items():
-        assert torch.allclose(weight, two["weights"][name], rtol=1e-3, atol=1e-5), name
+        assert torch.allclose(weight, two["weights"][name], rtol=1e-5, atol=1e-7), name
