@@ -37,8 +37,9 @@ data = DepthData(folder_splits(root), size=(64, 64), mean=model.mean, std=model.
                  workers=0, seed=0, augment=False)
 # In float64: AdamW's first steps divide a gradient by its own size, which blows up rounding where it is nearly 0.
 trainer = L.Trainer(accelerator="cpu", precision="64-true", devices=devices, max_steps=5,
-                    strategy="ddp" if devices > 1 else "auto", use_distributed_sampler=False, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                    enable_model_summary=False, callbacks=[Losses()])
+                    strategy="ddp" if devices > 1 else "auto", use_distributed_sampler=False, logger=False,
+                    enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+                    callbacks=[Losses()])
 trainer.fit(module, data)
 if trainer.is_global_zero:
     torch.save({"losses": losses, "weights": model.state_dict()}, out)
