@@ -91,7 +91,7 @@ class TrainerConfig:
     devices: int = 1
     strategy: str = "auto"
     precision: str = "auto"  # auto: bfloat16 where the device computes in it; else as Lightning names them
-    max_steps: int = 300
+    max_steps: int = 400
     max_minutes: float | None = None  # stop cleanly after this long; continue with resume=
     validate_every: int = 100  # steps
     checkpoint_minutes: float = 1.0

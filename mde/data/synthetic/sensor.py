@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mde.geometry import normals, unproject
+
 L515_UNIT = 0.00025  # metres in one count
 L515_RANGE = (0.25, 9.0)
 LIDAR_RANGE = 80.0
@@ -52,19 +54,8 @@ def _edges(depth: Tensor) -> tuple[Tensor, Tensor]:
 
 def _incidence(depth: Tensor, intrinsics: Tensor) -> Tensor:
     """Cosine between the ray and the surface normal taken from neighbouring depths, (1, H, W)."""
-    points = _points(depth, intrinsics)
-    across = F.pad(points[:, :, 2:] - points[:, :, :-2], (1, 1), mode="replicate")
-    down = F.pad(points[:, 2:] - points[:, :-2], (0, 0, 1, 1), mode="replicate")
-    normal = torch.linalg.cross(across, down, dim=0)
-    dot = (normal * points).sum(0, keepdim=True).abs()
-    return dot / (normal.norm(dim=0, keepdim=True) * points.norm(dim=0, keepdim=True)).clamp_min(1e-9)
-
-
-def _points(depth: Tensor, intrinsics: Tensor) -> Tensor:
-    height, width = depth.shape[1:]
-    x = (torch.arange(width) - intrinsics[0, 2]) / intrinsics[0, 0]
-    y = (torch.arange(height) - intrinsics[1, 2]) / intrinsics[1, 1]
-    return torch.stack([depth[0] * x, depth[0] * y[:, None], depth[0]])
+    rays = F.normalize(unproject(torch.ones_like(depth)[None], intrinsics[None]), dim=1)
+    return (normals(depth[None], intrinsics[None]) * rays).sum(1).abs()
 
 
 def lidar(depth: Tensor, intrinsics: Tensor, generator: torch.Generator) -> Tensor:
