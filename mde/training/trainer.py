@@ -8,6 +8,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+import wandb
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
@@ -75,6 +76,7 @@ def build_loggers(config: DictConfig, run_dir: Path) -> list[Logger]:
                 resume="allow",
                 save_dir=run_dir,
                 offline=not online,
+                settings=wandb.Settings(silent=True),  # its own summary would bury the path of the report
                 config=OmegaConf.to_container(config, resolve=True),
             )
         )
