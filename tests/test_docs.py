@@ -25,8 +25,8 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(match[1], comments=True) for match in found if match]
 
 
-def run(arguments: list[str], directory: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"MDE_MAX_STEPS": "1", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+def run(arguments: list[str], directory: Path, steps: int = 1) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"MDE_MAX_STEPS": str(steps), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     script = [sys.executable, str(ROOT / "train.py")]
     return subprocess.run(
         [*script, *arguments], cwd=directory, env=environment, capture_output=True, text=True, timeout=600
@@ -40,6 +40,11 @@ def test_the_commands_of_a_page_run_in_order(page, tmp_path):
     assert shown, "no command found: the page's code blocks changed shape"
     for arguments in shown:
         arguments = [argument.replace("PATH", str(frames)) for argument in arguments]
+        if "trainer.max_minutes=30" in arguments:  # shown as a run that is stopped and continued by the next command
+            arguments[arguments.index("trainer.max_minutes=30")] = "trainer.max_minutes=0.00001"
+            done = run(arguments, tmp_path, steps=2)
+            assert "to continue: python train.py resume=" in done.stdout
+            continue
         done = run(arguments, tmp_path)
         if "trainer.max_stepz=3" in arguments:  # shown as a mistake
             assert done.returncode == 2

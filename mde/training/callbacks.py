@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from PIL import Image
@@ -79,6 +80,15 @@ class Throughput(Callback):
             module.log("train/images_per_second", self.every * self.batch_size / elapsed)
             module.log("train/data_wait_share", self.waited / elapsed)
             self.waited = self.computed = 0.0
+
+
+class ProgressBar(TQDMProgressBar):
+    """Steps of the whole run. Lightning sets the length where an epoch begins, which a resumed run has behind it."""
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        super().on_train_start(trainer, *_)
+        self.train_progress_bar.reset(trainer.max_steps)
+        self.train_progress_bar.initial = trainer.global_step
 
 
 class Deadline(Callback):

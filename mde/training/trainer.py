@@ -10,12 +10,11 @@ import lightning as L
 import torch
 import wandb
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from mde.errors import MdeError
-from mde.training.callbacks import Deadline, SafeCheckpointIO, Throughput, Validation
+from mde.training.callbacks import Deadline, ProgressBar, SafeCheckpointIO, Throughput, Validation
 from mde.training.module import LOG_EVERY
 
 LAST = "checkpoints/last.ckpt"  # in the run directory
@@ -38,7 +37,7 @@ def build_trainer(config: DictConfig, run_dir: Path, validation: Validation) -> 
             train_time_interval=timedelta(minutes=options.checkpoint_minutes),
         ),
         LearningRateMonitor("step"),
-        TQDMProgressBar(refresh_rate=10),
+        ProgressBar(refresh_rate=10),
     ]
     if options.max_minutes is not None:
         callbacks.append(Deadline(options.max_minutes))
