@@ -144,6 +144,7 @@ def finish(
     predict = network_predictor(model, size)
     limit = frame_limit()
     ramp: dict[str, Any] = {}
+    (run_dir / "pictures").mkdir(exist_ok=True)
     for frames in evaluated:
         title = f"evaluating on {frames.name}"
         record["quality"][frames.name] = evaluate(
