@@ -5,6 +5,7 @@ import functools
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,31 +13,35 @@ from typing import Any
 import hydra.errors
 import omegaconf.errors
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from mde.config import register_schema
 from mde.errors import MdeError
+from mde.sweep.callback import SweepCallback, register
+from mde.sweep.jobs import in_sweep, objectives, run_job
+
+__all__ = ["job", "one_line", "register", "run"]
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-
-
-def register() -> None:
-    """Make schema and resolvers known to Hydra; an entry point calls it before composing."""
-    register_schema()
-    OmegaConf.register_new_resolver("mde.run_dir", lambda resume, new: resume or new, replace=True)
 
 
 _failed: list[BaseException] = []
 _MENDABLE = (MdeError, hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException)
 
 
-def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], None]:
-    """Wraps what Hydra calls: an error the user can mend is printed and remembered, so that Hydra adds no lines of its
-    own and the other jobs of a multirun go on."""
+def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
+    """Wraps what Hydra calls. In a multirun see `mde.sweep.jobs.run_job`; the wrapper returns what a search optimises.
+
+    In a single run an error the user can mend is printed and remembered, so that Hydra adds no lines of its own.
+    """
 
     @functools.wraps(task)
-    def guarded(config: DictConfig) -> None:
+    def guarded(config: DictConfig) -> Any:
+        if in_sweep():
+            run_job(task, config, _foreseen)
+            return objectives(config.sweep.cost)
         try:
+            if config.sweep.resume:
+                raise MdeError(f"sweep.resume={config.sweep.resume}: only of a multirun; add -m")
             task(config)
         except _MENDABLE as error:
             _report(error)
@@ -45,14 +50,40 @@ def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], None]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls a Hydra entry point; what the user can mend ends the process with one line and status 2, no traceback."""
+    """Calls a Hydra entry point and ends the process with its status.
+
+    Single run: 0, or 2 after one line for what the user can mend; other errors are raised. Multirun: the number of its
+    jobs that have no complete result, at most 125; its page is made whatever happened.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints several lines itself and hides the cause
+    broken = False
     try:
         main()
     except _MENDABLE as error:
         _report(error)
+    except Exception:  # of a multirun: a worker died, or the launcher gave up
+        if SweepCallback.directory is None:
+            raise
+        traceback.print_exc()
+        broken = True
+    except BaseException:  # stopped by the user
+        if SweepCallback.directory is not None:
+            _finish(SweepCallback.directory, measured=False)
+        raise
+    failures = _finish(SweepCallback.directory) if SweepCallback.directory is not None else 0
     if _failed:
         sys.exit(2)
+    sys.exit(min(max(failures, broken), 125))
+
+
+def _finish(directory: Path, measured: bool = True) -> int:
+    from mde.sweep.finish import finish  # imports torch
+
+    return finish(directory, measured)
+
+
+def _foreseen(error: Exception) -> str | None:
+    return one_line(error) if isinstance(error, _MENDABLE) else None
 
 
 def _report(error: BaseException) -> None:
@@ -78,7 +109,8 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, hydra.errors.MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         choices = [option for option in error.options or [] if not option.endswith("_schema")]
-        return f"no '{choice}' in {group or 'conf'}{_nearest(choice, choices)}; choices: {', '.join(choices)}"
+        plugin = "; a plugin may be missing: pip install -e '.[sweeps,ray]'" if group.startswith("hydra/") else ""
+        return f"no '{choice}' in {group or 'conf'}{_nearest(choice, choices)}; choices: {', '.join(choices)}{plugin}"
     if isinstance(cause, omegaconf.errors.ValidationError):
         return f"option {cause.full_key}: {str(cause).splitlines()[0]}"
     return text

@@ -102,6 +102,58 @@ class TrainerConfig:
 class LoggerConfig:
     wandb: bool = True  # offline unless a key is set
     project: str = "mde"
+    group: str | None = "${mde.sweep_name:}"  # of the run in W&B: its sweep; null in a single run
+
+
+@dataclass
+class PruneConfig:
+    """What is removed or zeroed, and how much of it."""
+
+    _target_: str = "mde.pruning.build_pruner"
+    kind: str = "none"  # none | channel | fine_grained | two_four | layer
+    sparsity: float | None = "${sparsity}"  # type: ignore[assignment]
+    budget: str | None = None  # instead of a sparsity: macs | latency_ms | fps, of one image at `size`
+    target: float | None = None  # of the budget
+    profile: str | None = None  # latencies measured on another device; null: measured here, in `engine`
+    engine: str = "onnxruntime"  # onnxruntime | openvino
+    threads: int = 2
+    scan: bool = False  # first prune each group alone, and plot what that costs
+    scope: str = "global"  # global: where it costs least; layer: the same share everywhere
+    rule: str = "share"  # kind=layer: layers until the zeroed share is nearest, or the paper's `count` of layers
+    multiple: int = 8  # widths are multiples of it
+    max_share: float = 0.9  # of the channels that a group may lose
+    limits: dict[str, float] = field(default_factory=dict)  # pattern of layer names: a max_share of their own
+
+
+@dataclass
+class ImportanceConfig:
+    kind: str = "taylor"  # l1 | l2 | batchnorm (channels) | lamp (weights) | taylor
+    images: int = 32  # training images whose gradients are taken
+
+
+@dataclass
+class ScheduleConfig:
+    kind: str = "one_shot"  # one_shot | linear | cubic
+    start: int | None = None  # step; null: 0 for trained weights, half of the steps for others
+    end: int | None = None  # step; null: half-way between start and the last step
+    interval: int | None = None  # steps; null: an eighth of the way
+
+
+@dataclass
+class RecoveryConfig:
+    kind: str = "distill"  # none: prune after the last step | finetune | distill
+    output: float = 1.0  # weight of the teacher's prediction
+    features: float = 1.0  # weight of the teacher's features
+    batchnorm_images: int = 64  # on which the change of BatchNorm's inputs is measured
+
+
+@dataclass
+class SweepConfig:
+    """Multiruns: `-m`."""
+
+    resume: str | None = None  # a sweep's directory: run what is not complete there
+    cost: str = "macs"  # what sweep=optuna minimises beside maximising delta1: macs | latency_ms
+    trials: int = 20  # of sweep=optuna
 
 
 @dataclass
@@ -112,6 +164,12 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    importance: ImportanceConfig = field(default_factory=ImportanceConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    sparsity: float | None = None  # share of the parameters that pruning removes or zeroes
     weights: str = "imagenet"  # none | midas | imagenet | PATH
     size: list[int] = field(default_factory=lambda: [256, 256])  # height, width: multiples of 32
     batch_size: int = 8  # over all devices
@@ -122,10 +180,19 @@ class TrainConfig:
     resume: str | None = None  # a run directory to continue
 
 
+@dataclass
+class PruneRunConfig(TrainConfig):
+    """`prune.py`: a trained network in, a pruned one out."""
+
+    checkpoint: str = MISSING  # midas | imagenet | PATH
+    size: list[int] | None = None  # type: ignore[assignment]  # null: what the network was trained at
+
+
 def register_schema() -> None:
     """Make the dataclasses known to Hydra under the names that the YAML files' defaults lists use."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
+    store.store(name="prune_run_schema", node=PruneRunConfig)
     for group, name, node in [
         ("model", "model_schema", ModelConfig),
         ("data", "synthetic_schema", SyntheticData),
@@ -137,5 +204,9 @@ def register_schema() -> None:
         ("optimizer", "optimizer_schema", OptimizerConfig),
         ("trainer", "trainer_schema", TrainerConfig),
         ("logger", "logger_schema", LoggerConfig),
+        ("prune", "prune_schema", PruneConfig),
+        ("importance", "importance_schema", ImportanceConfig),
+        ("schedule", "schedule_schema", ScheduleConfig),
+        ("recovery", "recovery_schema", RecoveryConfig),
     ]:
         store.store(group=group, name=name, node=node)

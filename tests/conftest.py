@@ -38,13 +38,13 @@ def frames_folder(tmp_path: Path) -> Path:
     return write_frames(tmp_path / "tiny")
 
 
-def train_command(*overrides: str, steps: int | None = None, **environment: str) -> dict:
+def train_command(*overrides: str, steps: int | None = None, script: str = "train.py", **environment: str) -> dict:
     """Arguments of subprocess.run/Popen for `python train.py overrides`, from the repository root, with one thread."""
     variables = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"} | environment
     variables.pop("MDE_MAX_STEPS", None)
     if steps is not None:
         variables["MDE_MAX_STEPS"] = str(steps)
-    return {"args": [sys.executable, "train.py", *overrides], "cwd": ROOT, "env": variables}
+    return {"args": [sys.executable, script, *overrides], "cwd": ROOT, "env": variables}
 
 
 @pytest.fixture

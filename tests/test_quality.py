@@ -15,8 +15,12 @@ LEVELS = [
     {"models"},
     {"data"},
     {"evaluation"},
+    {"export"},
+    {"benchmark"},
     {"report"},
     {"training"},
+    {"pruning"},
+    {"sweep"},
     {"cli"},
 ]
 

@@ -55,6 +55,11 @@ class DepthData(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
+    def calibration(self, count: int) -> list[dict[str, torch.Tensor]]:
+        """`count` training samples spread evenly over the scenes, the same ones at every call."""
+        frames = len(self.training_set)
+        return [self.training_set[k, k * frames // count] for k in range(count)]
+
 
 def parts_of(frames: Frames) -> list[Frames]:
     """The datasets that a mixture consists of; a plain dataset is its own only part."""

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mde.errors import MdeError
 from mde.models.checkpoints import load_model, load_official
 from mde.models.download import official_midas
@@ -50,6 +52,12 @@ def build_model(
                 f"leave model.{option} out, the file decides"
             )
     return model.eval()
+
+
+def dense_of(model: DepthNetwork) -> DepthNetwork:
+    """The network that `model` was before any pruning, without weights (on the meta device)."""
+    with torch.device("meta"):
+        return find_network(model.name)(**model.options)
 
 
 def _from_file(path: Path, reference: bool) -> DepthNetwork:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mde.atomic_file import atomic_file
+from mde.report.cost import cost_table
 from mde.report.plots import curves
 from mde.report.record import read_record
 
@@ -45,6 +46,7 @@ def write_report(run_dir: Path) -> Path:
         f"<h1>{_text(record['model'].get('name', 'run'))}: {_text(run_dir.name)}</h1>",
         _status(record),
         _section("Accuracy", quality_table(record)),
+        _section("Size and speed", _cost(record)),
         _section("Pictures", _pictures(run_dir)),
         _section("Training", _curves(read_logs(run_dir))),
         _section("Network", _pairs(record["model"])),
@@ -66,6 +68,8 @@ def quality_table(record: dict[str, Any]) -> str:
     rows = []
     for dataset, entry in record["quality"].items():
         rows.append(_row(f"{dataset}", entry, ""))
+        if "before" in record:
+            rows.append(_row(f"{dataset}: before pruning", record["before"]["quality"][dataset], ""))
         for name, baselines in record.get("baselines", {}).items():
             if dataset in baselines:
                 rows.append(_row(f"{dataset}: {name.replace('_', ' ')}", baselines[dataset], " class='baseline'"))
@@ -94,6 +98,22 @@ def read_logs(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
 def _row(name: str, entry: dict[str, Any], attributes: str) -> str:
     cells = "".join(f"<td>{_number(entry.get(column))}</td>" for column in QUALITY)
     return f"<tr{attributes}><td>{_text(name)}</td>{cells}</tr>"
+
+
+def _cost(record: dict[str, Any]) -> str:
+    if not record["model"].get("file_bytes"):
+        return ""
+    head, *rows = cost_table(record)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    table = f"<table><tr>{''.join(f'<th>{_text(cell)}</th>' for cell in head)}</tr>{body}</table>"
+    if not record["latency"]:
+        return table
+    entry = next(iter(record["latency"].values()))
+    return (
+        f"{table}<p class='note'>One image, {entry['precision']}, {entry['threads']} threads, medians of {entry['runs']} "
+        "calls taken in turn; the speed-up is the median ratio of the published graph's call to that of the same round, "
+        "in the same engine. Zeros in weights save no time in these engines; channels that are gone do.</p>"
+    )
 
 
 def _status(record: dict[str, Any]) -> str:

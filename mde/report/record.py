@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mde.atomic_file import atomic_file
 from mde.errors import MdeError
+from mde.models.build import dense_of
 from mde.models.network import DepthNetwork
 
 SCHEMA = 1
@@ -48,18 +49,23 @@ def _cpu_name() -> str:
 
 
 def describe_model(model: DepthNetwork, size: tuple[int, int], file: Path | None = None) -> dict[str, Any]:
-    """The `model` entry for a dense network: parameters, and multiply-adds of one image at `size` (height, width)."""
+    """The `model` entry: parameters, and multiply-adds of one image at `size` (height, width).
+
+    Sparsity is the share of the dense original's parameters that are gone, or are zeros in a convolution's weights.
+    """
     parameters = list(model.parameters())
     count = sum(parameter.numel() for parameter in parameters)
+    zeros = sum(int((parameter == 0).sum()) for parameter in parameters if parameter.ndim > 1)
+    dense = sum(parameter.numel() for parameter in dense_of(model).parameters())
     return {
         "name": model.name,
         **model.options,
         "input": list(size),
         "parameters": count,
         "nonzero_parameters": sum(int(parameter.count_nonzero()) for parameter in parameters),
-        "dense_parameters": count,
+        "dense_parameters": dense,
         "macs": multiply_adds(model, size),
-        "sparsity": 0.0,
+        "sparsity": 1 - (count - zeros) / dense,
         "file_bytes": file.stat().st_size if file and file.exists() else 0,
     }
 

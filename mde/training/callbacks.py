@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from PIL import Image
 
 from mde.atomic_file import atomic_file
+from mde.data.datamodule import DepthData
 from mde.data.sample import Frames
 from mde.errors import MdeError
 from mde.evaluation import evaluate, network_predictor, spread
@@ -59,6 +60,19 @@ class Validation(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.log_image("pictures", [sheet], step=trainer.global_step)
+
+
+class Compression(Callback):
+    """A callback that makes the network smaller while it trains. Passed in by the configuration.
+
+    dense_file  where it leaves the network as it was before
+    """
+
+    dense_file: Path
+
+    def follow(self, step: int, module: DepthModule, data: DepthData, trainer: L.Trainer | None = None) -> None:
+        """Does what is due at `step`, if it was not done already; without a trainer, to a network at rest."""
+        raise NotImplementedError
 
 
 class Throughput(Callback):

@@ -1,6 +1,7 @@
 """The LightningModule: a step of training, and the optimizer."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -34,6 +35,8 @@ class DepthModule(L.LightningModule):
         super().__init__()
         self.model, self.objective, self.optimizer_config = model, objective, optimizer
         self.max_steps, self.freeze_batchnorm = max_steps, freeze_batchnorm
+        # Further terms of the loss, from images and prediction: a pruned network's teacher, for example.
+        self.beside: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
         self.train()  # networks are built in evaluation mode, and Lightning leaves modes as it finds them
 
     def train(self, mode: bool = True) -> "DepthModule":
@@ -47,6 +50,9 @@ class DepthModule(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         prediction = self.model(batch["image"].contiguous(memory_format=torch.channels_last))
         parts = self.objective(prediction, batch["depth"], batch["mask"], self.global_step)
+        if self.beside is not None:
+            further = self.beside(batch["image"], prediction)
+            parts = parts | further | {"loss": parts["loss"] + sum(further.values())}
         several = self.trainer.world_size > 1
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, sync_dist=several)
         if (self.global_step + 1) % LOG_EVERY == 0:

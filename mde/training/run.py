@@ -1,6 +1,7 @@
 """`train.py` from the composed configuration to a finished run directory."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,27 @@ import timm.layers
 import torch
 import wandb
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from hydra.types import RunMode
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
-from mde.config import TrainConfig
+from mde.benchmark import measure_latency
 from mde.data.datamodule import DepthData, parts_of
 from mde.data.folder import FolderFrames
 from mde.data.sample import Frames, Splits
 from mde.errors import MdeError
 from mde.evaluation import evaluate, frame_limit, network_predictor, ramp_predictor, spread
+from mde.export.rewrites import deployable
 from mde.models import build_model, load_model, save_model
+from mde.models.checkpoints import narrow_to
 from mde.models.network import DepthNetwork
 from mde.report.page import write_report
 from mde.report.pictures import picture_sheet
 from mde.report.record import describe_model, new_record, read_record, write_record
-from mde.report.terminal import say, show_quality
-from mde.training.callbacks import Validation
+from mde.report.terminal import say, show_cost, show_quality
+from mde.report.wandb_results import log_results
+from mde.training.callbacks import Compression, Validation
 from mde.training.estimate import step_seconds
 from mde.training.module import DepthModule
 from mde.training.objective import Objective
@@ -44,6 +50,7 @@ def train(config: DictConfig) -> Path:
     splits: Splits = instantiate(config.data)
     evaluated = evaluation_sets(splits, config.evaluate)
     model = build_model(config.model.name, weights=config.weights, encoder=default_encoder(config))
+    compression: Compression | None = get_method(config.prune._target_)(config, run_dir)
     validation = Validation(
         parts_of(splits.validation),
         size,
@@ -52,7 +59,9 @@ def train(config: DictConfig) -> Path:
         run_dir / "pictures",
         frame_limit(),
     )
-    trainer = build_trainer(config, run_dir, validation)
+    trainer = build_trainer(config, run_dir, [compression, validation] if compression else [validation])
+    if (run_dir / LAST).exists():
+        narrow_like(model, run_dir / LAST)
     module, data = learning(config, trainer, model, splits, size)
     described = describe_model(model, size) | {"trained_on": splits.name, "steps": config.trainer.max_steps}
     record = new_record("running", parent=config.weights, model=described, notes=[splits.note] if splits.note else [])
@@ -61,9 +70,13 @@ def train(config: DictConfig) -> Path:
         write_record(run_dir, record)
         announce(config, module, trainer, data)
     try:
-        fit(run_dir, trainer, module, data)
+        if config.trainer.max_steps:
+            fit(run_dir, trainer, module, data)
+        elif compression:
+            compression.follow(0, module, data)
         if trainer.is_global_zero and trainer.global_step >= config.trainer.max_steps:
-            finish(config, run_dir, model, record, evaluated, size)
+            finish(config, run_dir, model, record, evaluated, compression)
+            log_results(trainer.loggers, record, config.prune.kind, run_dir / "pictures", trainer.global_step)
     finally:
         wandb.finish()  # in a multirun the next job must open a run of its own
         if trainer.is_global_zero and record["status"] != "complete":
@@ -71,7 +84,9 @@ def train(config: DictConfig) -> Path:
             write_record(run_dir, record)
             write_report(run_dir)
             rest = (
-                f"to continue: python train.py resume={run_dir}" if (run_dir / LAST).exists() else "nothing to continue"
+                f"to continue: python {Path(sys.argv[0]).name} resume={run_dir}"
+                if (run_dir / LAST).exists()
+                else "nothing to continue"
             )
             say(f"stopped at step {trainer.global_step}; {rest}")
     return run_dir
@@ -128,38 +143,71 @@ def announce(config: DictConfig, module: DepthModule, trainer: L.Trainer, data: 
             say("several processes on the CPU: BatchNorm statistics are per process (SyncBatchNorm needs GPUs)")
 
 
+def narrow_like(model: DepthNetwork, checkpoint: Path) -> None:
+    """Gives `model` the widths of the network in a Lightning checkpoint, which may have been pruned in training."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    narrow_to(model, {name.removeprefix("model."): tuple(tensor.shape) for name, tensor in state.items()})
+
+
 def finish(
     config: DictConfig,
     run_dir: Path,
     model: DepthNetwork,
     record: dict[str, Any],
     evaluated: list[Frames],
-    size: tuple[int, int],
+    compression: Compression | None,
 ) -> None:
-    """Saves the network, evaluates it once on every set, and completes pictures, record and page."""
-    path = run_dir / "model.safetensors"
+    """Saves the network, evaluates it once on every set, beside what it was before, and completes record and page."""
+    path, size = run_dir / "model.safetensors", (config.size[0], config.size[1])
     about = {key: record["model"][key] for key in ("input", "trained_on", "steps")}
     save_model(model.cpu(), path, parent=config.weights, **about)
     model = load_model(path)  # what is evaluated is what was saved
-    predict = network_predictor(model, size)
-    limit = frame_limit()
-    ramp: dict[str, Any] = {}
+    record["model"] |= describe_model(model, size, path)
+    if compression:
+        dense = load_model(compression.dense_file)
+        record["teacher"] = str(compression.dense_file) if config.recovery.kind == "distill" else ""
+        record["before"] = {"model": describe_model(dense, size, compression.dense_file)}
+        record["before"]["quality"] = qualities(dense, size, evaluated, config.protocol, "before: ")
+    record["quality"] = qualities(model, size, evaluated, config.protocol, "")
+    ramp = {f.name: evaluate(ramp_predictor, f, protocol=config.protocol, limit=frame_limit()) for f in evaluated}
+    record["baselines"] = {"vertical_ramp": ramp}
     (run_dir / "pictures").mkdir(exist_ok=True)
     for frames in evaluated:
-        title = f"evaluating on {frames.name}"
-        record["quality"][frames.name] = evaluate(
-            predict, frames, protocol=config.protocol, limit=limit, progress=title
-        )
-        ramp[frames.name] = evaluate(ramp_predictor, frames, protocol=config.protocol, limit=limit)
-        sheet = picture_sheet([frames[index] for index in spread(len(frames), 6)], predict, frames.cap)
+        samples = [frames[index] for index in spread(len(frames), 6)]
+        sheet = picture_sheet(samples, network_predictor(model, size), frames.cap)
         sheet.save(run_dir / "pictures" / f"{frames.name}.png")
-    record["baselines"] = {"vertical_ramp": ramp}
-    record["model"] |= describe_model(model, size, path)
+    if HydraConfig.get().mode == RunMode.RUN:  # jobs of a sweep may run side by side: it measures them at its end
+        add_latency(record, model, dense if compression else None, size)
     record["status"] = "complete"
     write_record(run_dir, record)
     page = write_report(run_dir)
     show_quality(record)
+    show_cost(record)
     say(f"report: {page}")
+
+
+def qualities(
+    model: DepthNetwork, size: tuple[int, int], sets: list[Frames], protocol: str, title: str
+) -> dict[str, dict[str, Any]]:
+    """The quality entry of every set."""
+    predict = network_predictor(model, size)
+    return {
+        frames.name: evaluate(
+            predict, frames, protocol=protocol, limit=frame_limit(), progress=f"{title}evaluating on {frames.name}"
+        )
+        for frames in sets
+    }
+
+
+def add_latency(record: dict[str, Any], model: DepthNetwork, dense: DepthNetwork | None, size: tuple[int, int]) -> None:
+    """Measures network, dense network and the published graph side by side, and puts their times into the record."""
+    graphs: dict[str, nn.Module] = {"reference": build_model(model.name, **model.options | {"reference": True})}
+    graphs |= {"before": deployable(dense)} if dense is not None else {}
+    latency = measure_latency(graphs | {"model": deployable(model)}, size, rounds=min(30, frame_limit() or 30))
+    record["latency"] = latency["model"]
+    record["reference_latency"] = latency["reference"]
+    if dense is not None:
+        record["before"]["latency"] = latency["before"]
 
 
 def evaluation_sets(splits: Splits, folders: list[str]) -> list[Frames]:
@@ -197,7 +245,7 @@ def prepared(config: DictConfig) -> DictConfig:
     for option, least in {
         "batch_size": 1,
         "workers": 0,
-        "trainer.max_steps": 1,
+        "trainer.max_steps": 0 if config.prune.kind != "none" else 1,  # 0: prune and evaluate only
         "trainer.validate_every": 1,
         "trainer.devices": 1,
     }.items():
@@ -216,7 +264,7 @@ def resumed(config: DictConfig) -> DictConfig:
     if groups:
         raise MdeError(f"{groups[0]}: cannot be exchanged in a resumed run; leave it out or start anew")
     merged = OmegaConf.merge(
-        OmegaConf.structured(TrainConfig),
+        OmegaConf.structured(OmegaConf.get_type(config)),
         OmegaConf.load(run_dir / "config.yaml"),
         OmegaConf.from_dotlist(overrides),
         {"resume": config.resume},
@@ -228,7 +276,9 @@ def resumed(config: DictConfig) -> DictConfig:
     return merged
 
 
-GROUPS = ("model", "data", "loss", "optimizer", "trainer", "logger", "experiment")
+# What shapes a run and cannot change in the middle of it.
+GROUPS = ["model", "data", "loss", "optimizer", "trainer", "logger", "experiment"]
+GROUPS += ["prune", "importance", "schedule", "recovery", "sparsity"]
 
 
 def default_encoder(config: DictConfig) -> str | None:

@@ -14,22 +14,25 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from omegaconf import DictConfig, OmegaConf
 
 from mde.errors import MdeError
-from mde.training.callbacks import Deadline, ProgressBar, SafeCheckpointIO, Throughput, Validation
+from mde.training.callbacks import Deadline, ProgressBar, SafeCheckpointIO, Throughput
 from mde.training.module import LOG_EVERY
 
 LAST = "checkpoints/last.ckpt"  # in the run directory
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 
-def build_trainer(config: DictConfig, run_dir: Path, validation: Validation) -> L.Trainer:
-    """The trainer that `config` describes. Raises MdeError for a device that is not there."""
+def build_trainer(config: DictConfig, run_dir: Path, first: list[Callback]) -> L.Trainer:
+    """The trainer that `config` describes, with callbacks of the caller's before its own.
+
+    Raises MdeError for a device that is not there.
+    """
     quiet()
     options = config.trainer
     if uses_gpu(options) and not torch.cuda.is_available():
         raise MdeError("trainer.accelerator=gpu: PyTorch sees no GPU here; use trainer=cpu")
     callbacks: list[Callback] = [
+        *first,
         Throughput(config.batch_size),
-        validation,
         ModelCheckpoint(
             run_dir / Path(LAST).parent,
             filename=Path(LAST).stem,
@@ -70,6 +73,7 @@ def build_loggers(config: DictConfig, run_dir: Path) -> list[Logger]:
         loggers.append(
             WandbLogger(
                 project=config.logger.project,
+                group=config.logger.group,
                 name=run_dir.name,
                 id=identity.name.rpartition("-")[2] if identity else None,
                 resume="allow",

@@ -1,0 +1,199 @@
+"""Latency of networks in the engines that run them, measured side by side."""
+
+import copy
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from rich.progress import Progress, track
+from torch import nn
+
+from mde.errors import MdeError
+from mde.export import export_onnx
+from mde.export.openvino import openvino
+
+Engine = Callable[[np.ndarray], np.ndarray]
+ENGINES = {"onnxruntime": (".onnx",), "openvino": (".xml", ".onnx")}  # and the files that each reads
+VERSIONS = {"onnxruntime": onnxruntime.__version__, "openvino": openvino.get_version()}
+REFERENCE = "reference"
+PARITY = 1e-3  # of the output's range
+
+
+def open_engine(engine: str, path: Path, threads: int) -> Engine:
+    """A function from float32 (1, 3, H, W) to float32 (1, 1, H, W) that runs the file in FP32 on `threads` CPU threads.
+
+    engine  "onnxruntime" (.onnx) or "openvino" (.xml or .onnx)
+
+    MdeError for another engine or suffix, and for a file that is missing or that the engine refuses.
+    """
+    check_engines([engine])
+    if path.suffix not in ENGINES[engine]:
+        raise MdeError(f"{path}: {engine} reads {' or '.join(ENGINES[engine])}; export the network again")
+    if not path.is_file():
+        raise MdeError(f"{path}: no such file; export the network first")
+    try:
+        return _open_onnxruntime(path, threads) if engine == "onnxruntime" else _open_openvino(path, threads)
+    except Exception as error:  # the engines' errors have no class in common
+        reason = str(error).strip().partition("\n")[0]
+        raise MdeError(f"{path}: {engine} cannot open it ({reason}); export the network again") from error
+
+
+def check_engines(engines: Sequence[str]) -> None:
+    """MdeError names the first engine that is unknown."""
+    for engine in engines:
+        if engine not in ENGINES:
+            raise MdeError(f"engine {engine}: unknown; choose from {', '.join(ENGINES)}")
+
+
+def _open_onnxruntime(path: Path, threads: int) -> Engine:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle workers would otherwise spin for a while after each call, in the time of whatever is measured next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda image: session.run(None, {name: image})[0]
+
+
+def _open_openvino(path: Path, threads: int) -> Engine:
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",  # the CPU plugin takes bfloat16 by itself where the processor has it
+    }
+    compiled = openvino.Core().compile_model(path, "CPU", options)
+    return lambda image: compiled(image)[0]
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], object]], warmup: int, rounds: int, on_round: Callable[[], None] | None = None
+) -> dict[str, list[float]]:
+    """Milliseconds of every call, by name and round. Each round calls every candidate once, so that what else the
+    machine does meets all alike; who goes first rotates from round to round.
+
+    warmup    calls of each beforehand, not timed
+    on_round  called after each round, between the timings
+    """
+    names = list(runs)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(warmup):
+        for name in names:
+            runs[name]()
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            start = time.perf_counter()
+            runs[name]()
+            times[name].append((time.perf_counter() - start) * 1000)
+        if on_round is not None:
+            on_round()
+    return times
+
+
+def measure_latency(
+    graphs: dict[str, nn.Module],
+    size: tuple[int, int],
+    *,
+    engines: Sequence[str] = tuple(ENGINES),
+    threads: int = 2,
+    warmup: int = 5,
+    rounds: int = 30,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Latency of each of `graphs` for one image of `size` (height, width): name -> engine -> entry of metrics.json.
+
+    Graphs are taken as given, in eval mode, and one of them is called "reference": a speed-up is the median, over
+    rounds, of the reference's time over the graph's in the same engine and round. All graphs of an engine are open at
+    once, the engines one after the other. MdeError when the reference is missing, an engine is unknown, a graph cannot
+    be exported, or an engine computes something else than PyTorch does.
+    """
+    check_engines(engines)
+    if REFERENCE not in graphs:
+        raise MdeError(f"latency of {', '.join(graphs) or 'nothing'}: no graph is called {REFERENCE}; add it")
+    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    latency: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in graphs}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(graphs)}
+        expected = {
+            name: _export(graphs[name], file, image) for name, file in track(files.items(), "exporting", transient=True)
+        }
+        for engine in engines:
+            times = _time_in(engine, files, image.numpy(), expected, threads, warmup, rounds)
+            common = {"threads": threads, "warmup": warmup, "engine_version": VERSIONS[engine]}
+            for name in graphs:
+                latency[name][engine] = latency_entry(times[name], times[REFERENCE]) | common
+    return latency
+
+
+def _export(graph: nn.Module, path: Path, image: torch.Tensor) -> np.ndarray:
+    """Writes `graph` to `path` and returns what PyTorch computes of `image`."""
+    graph = copy.deepcopy(graph).cpu().eval()
+    export_onnx(graph, path, (image.shape[2], image.shape[3]))
+    with torch.no_grad():
+        return graph(image).numpy()
+
+
+def _time_in(
+    engine: str,
+    files: dict[str, Path],
+    image: np.ndarray,
+    expected: dict[str, np.ndarray],
+    threads: int,
+    warmup: int,
+    rounds: int,
+) -> dict[str, list[float]]:
+    """Milliseconds of every file's calls in one engine, which is closed again; MdeError on another output."""
+    runs = {name: partial(open_engine(engine, file, threads), image) for name, file in files.items()}
+    for name, run in runs.items():
+        check_parity(run(), expected[name], f"{name} in {engine}")
+    # Drawn between rounds only: a display that refreshes itself does so in the time of what is measured.
+    with Progress(transient=True, auto_refresh=False) as progress:
+        task = progress.add_task(f"timing in {engine}", total=rounds)
+        return interleave(runs, warmup, rounds, on_round=lambda: progress.update(task, advance=1, refresh=True))
+
+
+def latency_entry(times: list[float], reference: list[float]) -> dict[str, Any]:
+    """What the times of a graph and of the reference, in milliseconds and paired by round, say about the graph."""
+    p50, p95, p99 = np.percentile(times, [50, 95, 99]).tolist()
+    return {
+        "status": "measured",
+        "precision": "fp32",
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+        "fps": 1000 / p50,
+        "speedup_vs_reference": statistics.median(r / t for r, t in zip(reference, times, strict=True)),
+        "preprocess_ms": None,
+        "postprocess_ms": None,
+        "peak_rss_mb": _peak_rss_mb(),
+        "runs": len(times),
+    }
+
+
+def check_parity(output: np.ndarray, expected: np.ndarray, where: str) -> None:
+    """MdeError unless `output` is `expected` to PARITY of its range."""
+    # Beside the range, float32's own rounding: a network that hardly trained, or lost most of its weights, answers
+    # nearly the same everywhere.
+    tolerance = PARITY * np.ptp(expected) + 1e-5 * np.abs(expected).max()
+    difference = np.abs(output - expected).max()
+    if not difference <= tolerance:
+        raise MdeError(
+            f"{where}: differs from PyTorch by {difference:.2g}, {tolerance:.2g} is allowed; this is a fault of the "
+            "export, leave the engine out"
+        )
+
+
+def _peak_rss_mb() -> float:
+    """The process's largest memory so far, in megabytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (peak if sys.platform == "darwin" else peak * 1024) / 1e6  # Linux counts in KiB, macOS in bytes

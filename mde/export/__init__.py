@@ -1,0 +1,7 @@
+"""Exact graph rewrites, and files for engines."""
+
+from mde.export.onnx import export_onnx
+from mde.export.openvino import export_openvino
+from mde.export.rewrites import deployable
+
+__all__ = ["deployable", "export_onnx", "export_openvino"]

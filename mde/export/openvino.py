@@ -1,0 +1,35 @@
+"""OpenVINO's intermediate representation (IR)."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from mde.atomic_file import atomic_file
+from mde.errors import MdeError
+
+# Merely importing openvino reports the import to its vendor, from a child process that waits on the network, unless a
+# file in the home directory forbids it. Without this package openvino falls back to a stub that sends nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import openvino  # noqa: E402
+
+
+def export_openvino(onnx_path: Path, path: Path) -> None:
+    """Converts an ONNX file to `path` (.xml) and its weights, FP32, beside it (.bin). Names and shapes stay.
+
+    MdeError when `path` does not end in .xml or the ONNX file cannot be converted.
+    """
+    if path.suffix != ".xml":
+        raise MdeError(f"{path}: OpenVINO finds the weights by the name; let it end in .xml")
+    try:
+        model = openvino.convert_model(str(onnx_path))
+    except Exception as error:  # the converter has no error class of its own
+        reason = str(error).strip().partition("\n")[0]
+        raise MdeError(f"{onnx_path}: OpenVINO cannot convert it ({reason}); export it again") from error
+    with tempfile.TemporaryDirectory() as folder:
+        # Without this flag the weights are rounded to float16.
+        openvino.save_model(model, f"{folder}/model.xml", compress_to_fp16=False)
+        for suffix in (".bin", ".xml"):
+            with open(f"{folder}/model{suffix}", "rb") as source, atomic_file(path.with_suffix(suffix)) as file:
+                shutil.copyfileobj(source, file)

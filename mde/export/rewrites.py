@@ -1,0 +1,61 @@
+"""Rewrites that make a network faster and change nothing it computes."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from mde.models.midas_small import Fusion, MidasSmall
+from mde.models.network import DepthNetwork
+
+
+def deployable(model: DepthNetwork) -> nn.Module:
+    """A copy of `model`, dense or pruned, as an engine should run it: in eval mode, every BatchNorm folded into the
+    convolution before it, 1 x 1 convolutions before upsampling. `model` itself is untouched.
+    """
+    rewritten = copy.deepcopy(model).eval().requires_grad_(False)
+    for module in rewritten.modules():
+        if isinstance(module, (MidasSmall, Fusion)):
+            module.reference = False
+    for norm_name, conv in normalised_convolutions(rewritten).items():
+        norm: Any = rewritten.get_submodule(norm_name)
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+        # timm's BatchNormAct2d carries the activation that follows it.
+        rewritten.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
+    return rewritten
+
+
+def normalised_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """Each BatchNorm's name -> the convolution whose output it normalises, observed on one small image.
+
+    Observed rather than read off the modules' names or order, which promise nothing about what feeds what.
+    """
+    found: dict[str, nn.Conv2d] = {}
+
+    def mark(conv: nn.Module, _inputs: Any, output: Any) -> None:
+        output.made_by = conv
+
+    def look_up(name: str) -> Any:
+        def hook(_norm: nn.Module, inputs: Any) -> None:
+            if hasattr(inputs[0], "made_by"):
+                found[name] = inputs[0].made_by
+
+        return hook
+
+    hooks = [module.register_forward_hook(mark) for module in model.modules() if isinstance(module, nn.Conv2d)]
+    hooks += [
+        module.register_forward_pre_hook(look_up(name))
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+    ]
+    parameter = next(model.parameters())
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 32, 32, device=parameter.device, dtype=parameter.dtype))
+    for hook in hooks:
+        hook.remove()
+    return found

@@ -1,0 +1,164 @@
+"""Which channels to remove for a wanted sparsity or budget: group by group, a width step at a time."""
+
+import fnmatch
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mde.errors import MdeError
+from mde.pruning.cost import Layer, cost
+from mde.pruning.structure import ChannelGroup
+
+MACS_SHARE = 1.0  # of multiply-adds that go for each share of parameters
+
+
+@dataclass(frozen=True)
+class Limits:
+    """multiple   widths are rounded down to it, where a group is wider
+    max_share  no group loses a larger share of the channels it had in the dense network
+    layers     pattern of group names -> their own max_share, the first that matches
+    """
+
+    multiple: int
+    max_share: float
+    layers: Mapping[str, float]
+
+    def least(self, name: str, dense_width: int) -> int:
+        """The smallest width that a group may have."""
+        share = next((share for glob, share in self.layers.items() if fnmatch.fnmatch(name, glob)), self.max_share)
+        least = max(1, round(dense_width * (1 - share)))
+        return min(dense_width, -(-least // self.multiple) * self.multiple)
+
+
+LayerCost = Callable[[Layer, Mapping[str, int]], float]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """cost    what has to fall, a sum over layers
+    target  how far
+    """
+
+    cost: LayerCost
+    target: float
+
+
+def sparsity_aims(layers: list[Layer], dense: Mapping[str, int], sparsity: float) -> list[Aim]:
+    """Parameters down to (1 - sparsity) x the dense network's, and multiply-adds by the same share along with them.
+
+    Parameters sit where the network is deep, multiply-adds where its maps are large: without the second aim a network
+    would lose the ones and stay as slow as it was.
+    """
+    total = cost(layers, dense)
+    return [
+        Aim(lambda layer, widths: layer.parameters(widths), (1 - sparsity) * total.parameters),
+        Aim(lambda layer, widths: layer.macs(widths), (1 - MACS_SHARE * sparsity) * total.macs),
+    ]
+
+
+def macs_aims(macs: float) -> list[Aim]:
+    """Multiply-adds of one image down to `macs`."""
+    return [Aim(lambda layer, widths: layer.macs(widths), macs)]
+
+
+class Search:
+    """Widths on their way down, each step in the group where least importance is lost for what is gained."""
+
+    def __init__(
+        self,
+        layers: list[Layer],
+        groups: list[ChannelGroup],
+        dense: Mapping[str, int],
+        scores: Mapping[str, Tensor],
+        limits: Limits,
+        scope: str,
+        aims: list[Aim],
+    ):
+        """aims   the first decides where the search ends; a step is worth what it brings the aim that lags most
+        scope  "layer": steps are taken so that all groups lose like shares, whatever their importance
+        """
+        if scope not in ("global", "layer"):
+            raise MdeError(f"prune.scope={scope}: unknown; choose global or layer")
+        self.layers, self.dense, self.limits, self.scope, self.aims = layers, dense, limits, scope, aims
+        self.start = {group.name: group.width for group in groups}
+        self.widths = dict(self.start)
+        self.order = {name: score.argsort(stable=True) for name, score in scores.items()}  # least important first
+        self.lost = {name: [0.0, *score.double().sort().values.cumsum(0).tolist()] for name, score in scores.items()}
+        self.touching = {
+            name: [layer for layer in layers if name in (layer.reads, layer.writes)] for name in self.widths
+        }
+
+    def run(self) -> dict[str, Tensor]:
+        """Takes steps until the first aim is as near as a step allows.
+
+        Returns group -> sorted indices that stay, of the groups that lost any. Raises MdeError when the limits do not
+        let it come that far.
+        """
+        values = [sum(aim.cost(layer, self.widths) for layer in self.layers) for aim in self.aims]
+        ways = [value - aim.target for value, aim in zip(values, self.aims, strict=True)]
+        target = self.aims[0].target
+        while values[0] > target:
+            left = [(v - aim.target) / way for v, aim, way in zip(values, self.aims, ways, strict=True) if way > 0]
+            lagging = self.aims[left.index(max(left))]
+            prices = {name: self.price(lagging, name, width) for name, width in self.steps().items()}
+            name = min(prices, key=lambda name: prices[name], default="")
+            if not name or prices[name] == math.inf:
+                raise MdeError(
+                    f"cannot be pruned that far: {values[0]:.4g} is the least that prune.max_share, prune.limits and "
+                    f"prune.multiple leave, {target:.4g} is wanted; raise prune.max_share or ask for less"
+                )
+            if values[0] - self.saving(self.aims[0], name, self.steps()[name]) < target:
+                self.last_step(values[0] - target)
+                break
+            values = [v - self.saving(aim, name, self.steps()[name]) for v, aim in zip(values, self.aims, strict=True)]
+            self.widths[name] = self.steps()[name]
+        return {
+            name: self.order[name][self.start[name] - width :].sort().values
+            for name, width in self.widths.items()
+            if width < self.start[name]
+        }
+
+    def last_step(self, missing: float) -> None:
+        """The one that ends nearest to the first aim, or none."""
+        ends = {name: abs(self.saving(self.aims[0], name, width) - missing) for name, width in self.steps().items()}
+        name = min(ends, key=lambda name: ends[name])
+        if ends[name] < missing:
+            self.widths[name] = self.steps()[name]
+
+    def steps(self) -> dict[str, int]:
+        """Group -> its next smaller width, where it may go on."""
+        following = {}
+        for name, width in self.widths.items():
+            smaller = (width - 1) // self.limits.multiple * self.limits.multiple
+            if smaller >= self.limits.least(name, self.dense[name]):
+                following[name] = smaller
+        return following
+
+    def price(self, aim: Aim, name: str, width: int) -> float:
+        """What decides which group is next, smallest first: importance lost for what the aim gains."""
+        gain = self.saving(aim, name, width)
+        if gain <= 0:
+            return math.inf
+        if self.scope == "layer":
+            return 1 - width / self.dense[name]
+        lost, start = self.lost[name], self.start[name]
+        before, after = lost[start - self.widths[name]], lost[start - width]
+        left = max(1 - after / lost[-1], 1e-9) if lost[-1] else 1.0
+        # Over what is left of the group: scores are taken one channel at a time, yet the fewer are left the more each
+        # is missed. Without this one group after the other would be emptied down to its limit.
+        return (after - before) / left / gain
+
+    def saving(self, aim: Aim, name: str, width: int) -> float:
+        """How much the aim's cost falls when one group goes down to `width`."""
+        after = self.widths | {name: width}
+        return sum(aim.cost(layer, self.widths) - aim.cost(layer, after) for layer in self.touching[name])
+
+
+def kept_after(earlier: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Indices in the dense network, when `now` is counted in the network that `earlier` left."""
+    composed = dict(earlier)
+    for name, indices in now.items():
+        composed[name] = earlier[name][indices] if name in earlier else indices
+    return composed

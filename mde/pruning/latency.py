@@ -1,0 +1,165 @@
+"""Latency as a function of widths: each layer timed alone at some widths, here or on another device."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from rich.progress import track
+from torch import nn
+
+from mde.atomic_file import atomic_file
+from mde.benchmark import interleave, measure_latency, open_engine
+from mde.errors import MdeError
+from mde.export import deployable
+from mde.models.network import DepthNetwork
+from mde.pruning.channels import Aim
+from mde.pruning.cost import Layer
+from mde.pruning.structure import ChannelGroup
+
+SCHEMA = 1
+SHARES = (0.25, 0.5, 1.0)  # of a layer's widths, at which it is timed
+ROUNDS = 15
+
+
+def measure_profile(
+    model: DepthNetwork,
+    groups: list[ChannelGroup],
+    layers: list[Layer],
+    size: tuple[int, int],
+    engine: str,
+    threads: int,
+) -> dict[str, Any]:
+    """The profile of `model` on this machine, ready for JSON:
+
+    network, options, input (height, width), engine, threads
+    widths    group of channels -> how many there are in `model`
+    total_ms  the deployable network's median for one image
+    layers    convolution -> reads, writes (widths) and ms, a table over them (one row for a depthwise convolution)
+    """
+    convolutions = {layer.name: layer for layer in layers if layer.area}
+    total = measure_latency({"reference": deployable(model)}, size, engines=(engine,), threads=threads, rounds=ROUNDS)
+    return {
+        "schema": SCHEMA,
+        "network": model.name,
+        "options": model.options,
+        "input": list(size),
+        "engine": engine,
+        "threads": threads,
+        "widths": {group.name: group.width for group in groups},
+        "total_ms": total["reference"][engine]["p50_ms"],
+        "layers": {
+            name: _time_layer(model.get_submodule(name), layer, size, engine, threads)
+            for name, layer in track(convolutions.items(), f"timing layers in {engine}", transient=True)
+        },
+    }
+
+
+def read_profile(path: Path, model: DepthNetwork, layers: list[Layer], size: tuple[int, int]) -> dict[str, Any]:
+    """A profile made elsewhere. Raises MdeError unless it is of this network and input size."""
+    try:
+        profile = json.loads(path.read_text())
+        told = {key: profile[key] for key in ("network", "options", "input")}
+        names = set(profile["layers"])
+        float(profile["total_ms"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MdeError(f"prune.profile={path}: no readable profile ({error}); measure it anew on the device") from error
+    own = {"network": model.name, "options": model.options, "input": list(size)}
+    for key, value in own.items():
+        if told[key] != value:
+            raise MdeError(f"prune.profile={path}: of {key} {told[key]}, not {value}; measure one of this network")
+    if missing := {layer.name for layer in layers if layer.area} - names:
+        raise MdeError(f"prune.profile={path}: has no layer {min(missing)}; measure one of this network")
+    return profile
+
+
+def write_profile(path: Path, profile: dict[str, Any]) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(profile).encode())
+
+
+def time_share(network: DepthNetwork, of: DepthNetwork, size: tuple[int, int], engine: str, threads: int) -> float:
+    """What one network takes of the other's time, both deployable, measured side by side."""
+    graphs = {"reference": deployable(of), "network": deployable(network)}
+    entries = measure_latency(graphs, size, engines=(engine,), threads=threads, rounds=ROUNDS)
+    return 1 / entries["network"][engine]["speedup_vs_reference"]
+
+
+def latency_aims(profile: dict[str, Any], layers: list[Layer], milliseconds: float) -> list[Aim]:
+    """Latency of the network down to `milliseconds`.
+
+    The layers' times alone do not add up to the network's, which has other work and better caches: they are scaled so
+    that for the network that was profiled they do.
+    """
+    times = {name: (np.array(t["reads"]), np.array(t["writes"]), np.array(t["ms"])) for name, t in
+             profile["layers"].items()}  # fmt: skip
+    alone = partial(_layer_ms, times)
+    scale = profile["total_ms"] / sum(alone(layer, profile["widths"]) for layer in layers)
+
+    def cost(layer: Layer, widths: Mapping[str, int]) -> float:
+        return scale * alone(layer, widths)
+
+    return [Aim(cost, milliseconds)]
+
+
+def _layer_ms(
+    times: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], layer: Layer, widths: Mapping[str, int]
+) -> float:
+    """Interpolated between the widths that were timed; BatchNorm, which is folded, takes none."""
+    if not layer.area:
+        return 0.0
+    reads, writes, ms = times[layer.name]
+    column = [np.interp(layer.written(widths), writes, row) for row in ms]
+    return float(np.interp(layer.read(widths), reads, column))
+
+
+def _time_layer(conv: nn.Module, layer: Layer, size: tuple[int, int], engine: str, threads: int) -> dict[str, Any]:
+    assert isinstance(conv, nn.Conv2d)
+    writes = _grid(conv.out_channels)
+    reads = writes if layer.depthwise else _grid(conv.in_channels)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {}
+        for r in [reads[-1]] if layer.depthwise else reads:
+            for w in writes:
+                inputs = w if layer.depthwise else r
+                shape = (1, inputs, layer.height * conv.stride[0], layer.width * conv.stride[0])
+                path = Path(folder) / f"{r}_{w}.onnx"
+                onnx.save(_single(conv, inputs, w, shape, layer.depthwise), path)
+                runs[f"{r}_{w}"] = partial(open_engine(engine, path, threads), np.ones(shape, np.float32))
+        times = interleave(runs, warmup=3, rounds=ROUNDS)
+    rows = [reads[-1]] if layer.depthwise else reads
+    ms = [[float(np.median(times[f"{r}_{w}"])) for w in writes] for r in rows]
+    return {"reads": rows, "writes": writes, "ms": ms}
+
+
+def _grid(width: int) -> list[int]:
+    return sorted({max(1, round(width * share)) for share in SHARES})
+
+
+def _single(conv: nn.Conv2d, reads: int, writes: int, shape: tuple[int, ...], depthwise: bool) -> onnx.ModelProto:
+    """A graph of one convolution with these widths, padded so that only its stride makes its output smaller."""
+    kernel = conv.kernel_size[0]
+    weight = np.full((writes, 1 if depthwise else reads, kernel, kernel), 0.01, np.float32)
+    before = (kernel - conv.stride[0]) // 2 if conv.stride[0] > 1 else kernel // 2
+    after = kernel - conv.stride[0] - before
+    node = helper.make_node(
+        "Conv",
+        ["image", "weight"],
+        ["out"],
+        strides=list(conv.stride),
+        pads=[before, before, after, after],
+        group=writes if depthwise else 1,
+    )
+    graph = helper.make_graph(
+        [node],
+        "layer",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

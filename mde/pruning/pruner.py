@@ -1,0 +1,222 @@
+"""Pruning as a part of training: a callback that follows the schedule, and what it needs to be continued."""
+
+import copy
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from mde.config import ImportanceConfig, PruneConfig, RecoveryConfig
+from mde.data.datamodule import DepthData
+from mde.errors import MdeError
+from mde.evaluation import frame_limit
+from mde.models import load_model, save_model
+from mde.models.build import dense_of
+from mde.models.network import DepthNetwork
+from mde.pruning.channels import Aim, Limits, Search, kept_after, macs_aims, sparsity_aims
+from mde.pruning.cost import Layer, cost, dense_widths, layers_of
+from mde.pruning.importance import Gradients, channel_importance, image_gradients, weight_importance
+from mde.pruning.latency import latency_aims, measure_profile, read_profile, time_share, write_profile
+from mde.pruning.masks import (
+    Masks,
+    apply_masks,
+    convolution_weights,
+    fine_grained_masks,
+    layer_masks,
+    two_four_masks,
+)
+from mde.pruning.recovery import Distillation, corrected_statistics
+from mde.pruning.schedule import Schedule
+from mde.pruning.sensitivity import plot_scan, scan
+from mde.pruning.structure import ChannelGroup, channel_groups, keep_channels
+from mde.report.terminal import say
+from mde.training.callbacks import Compression
+from mde.training.module import DepthModule
+
+MEASUREMENTS = 4  # of a latency that was aimed at
+DENSE = "dense.safetensors"  # in the run directory: the network as it was before its first pruning
+
+
+class Pruner(Compression):
+    """Prunes the network in training where the schedule says so, and holds zeroed weights at zero.
+
+    Its state (share reached, masks, kept channels) is in every checkpoint; the dense snapshot, which is the teacher and
+    the table's "before", is a file in the run directory. The narrowed shapes of a resumed network are the training
+    code's matter: they are read from the checkpoint's tensors.
+    """
+
+    def __init__(
+        self,
+        prune: PruneConfig,
+        importance: ImportanceConfig,
+        schedule: Schedule,
+        recovery: RecoveryConfig,
+        size: tuple[int, int],
+        run_dir: Path,
+    ):
+        self.options, self.importance, self.schedule, self.recovery = prune, importance, schedule, recovery
+        self.size, self.run_dir, self.dense_file = size, run_dir, run_dir / DENSE
+        self.share = 0.0  # of the way to the aim
+        self.masks: Masks = {}
+        self.kept: dict[str, Tensor] = {}  # group -> indices in the network before pruning
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"share": self.share, "masks": self.masks, "kept": self.kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.share, self.masks, self.kept = state["share"], state["masks"], state["kept"]
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if trainer.world_size > 1 and self.options.kind == "channel":
+            raise MdeError("prune=channel: not in several processes, whose copies would differ in shape; use devices=1")
+        assert isinstance(module, DepthModule)
+        if self.share:  # a resumed run
+            self._teach(module)
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        assert isinstance(module, DepthModule)
+        self.follow(trainer.global_step, module, trainer.datamodule, trainer)  # type: ignore[attr-defined]
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        assert isinstance(module, DepthModule)
+        apply_masks(module.model, self.masks)
+        if trainer.global_step == trainer.max_steps:
+            self.follow(trainer.global_step, module, trainer.datamodule, trainer)  # type: ignore[attr-defined]
+
+    def follow(self, step: int, module: DepthModule, data: DepthData, trainer: L.Trainer | None = None) -> None:
+        """Prunes `module`'s network as far as the schedule asks for at `step`, unless that was done already."""
+        share = self.schedule.share(step)
+        if share <= self.share:
+            return
+        first, self.share = not self.share, share
+        if first and (trainer is None or trainer.is_global_zero):
+            save_model(module.model, self.dense_file)
+        if trainer is not None:
+            trainer.strategy.barrier()  # every process reads it
+        model = module.model
+        before = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+        module.eval()
+        images = torch.stack([sample["image"] for sample in data.calibration(self.recovery.batchnorm_images)])
+        images = images.to(next(model.parameters()).device)
+        if self.options.kind == "channel":
+            groups = channel_groups(model)
+            keep = self._channels(groups, module, data, images)
+            with corrected_statistics(model, images):
+                keep_channels(model, groups, keep, trainer.optimizers[0] if trainer else None)
+            self.kept = kept_after(self.kept, keep)
+        else:
+            masks = self._masks(module, data)
+            self.masks = trainer.strategy.broadcast(masks) if trainer else masks
+            with corrected_statistics(model, images):
+                apply_masks(model, self.masks)
+        module.train()
+        after = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+        say(f"step {step}: pruned from {before / 1e6:.2f} M to {after / 1e6:.2f} M non-zero parameters")
+        self._teach(module)
+
+    def _channels(
+        self, groups: list[ChannelGroup], module: DepthModule, data: DepthData, images: Tensor
+    ) -> dict[str, Tensor]:
+        """Group -> indices that stay."""
+        model, options = module.model, self.options
+        layers = layers_of(model, groups, self.size)
+        scores = channel_importance(model, groups, self.importance.kind, self._gradients(module, data))
+        if options.scan and not self.kept:
+            rows = scan(model, groups, layers, scores, data.splits.validation, images, frame_limit() or 16)
+            plot_scan(rows, self.run_dir / "pictures" / "sensitivity.png")
+            (self.run_dir / "sensitivity.json").write_text(json.dumps(rows, indent=1))
+        dense = dense_widths(model, groups)
+        limits = Limits(options.multiple, options.max_share, options.limits)
+
+        def search(aims: list[Aim]) -> dict[str, Tensor]:
+            return Search(layers, groups, dense, scores, limits, options.scope, aims).run()
+
+        if options.budget is None:
+            assert options.sparsity is not None
+            return search(sparsity_aims(layers, dense, self.share * options.sparsity))
+        assert options.target is not None
+        if options.budget == "macs":
+            total = cost(layers, dense).macs
+            return search(macs_aims(total - self.share * (total - options.target)))
+        return self._within_latency(model, groups, layers, search)
+
+    def _within_latency(
+        self,
+        model: DepthNetwork,
+        groups: list[ChannelGroup],
+        layers: list[Layer],
+        search: Callable[[list[Aim]], dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """The search for a latency. Where the engine is at hand its result is measured, and the search repeated for more
+        or less: layers timed alone do not tell all (NetAdapt, Yang et al., ECCV 2018, measures for the same reason).
+        """
+        options = self.options
+        assert options.target is not None
+        path = Path(options.profile) if options.profile else self.run_dir / "profile.json"
+        if not options.profile and not path.exists():
+            write_profile(path, measure_profile(model, groups, layers, self.size, options.engine, options.threads))
+        profile = read_profile(path, model, layers, self.size)
+        wanted = 1000 / options.target if options.budget == "fps" else options.target
+        aim = wanted = profile["total_ms"] - self.share * (profile["total_ms"] - wanted)
+        found: dict[float, dict[str, Tensor]] = {}  # measured ms -> what is kept
+        for _ in range(1 if options.profile else MEASUREMENTS):
+            keep = search(latency_aims(profile, layers, aim))
+            if options.profile:
+                return keep
+            narrowed = copy.deepcopy(model)
+            keep_channels(narrowed, groups, keep)
+            before = load_model(self.dense_file)  # what was profiled
+            share = time_share(narrowed, before, self.size, options.engine, options.threads)
+            found[measured := share * profile["total_ms"]] = keep
+            say(f"aimed at {aim:.1f} ms, measured {measured:.1f} ms, {wanted:.1f} ms are wanted")
+            if 0.95 * wanted <= measured <= wanted:
+                break
+            aim *= wanted / measured
+        within = [measured for measured in found if measured <= wanted]
+        return found[max(within) if within else min(found)]
+
+    def _masks(self, module: DepthModule, data: DepthData) -> Masks:
+        model, options = module.model, self.options
+        assert options.sparsity is not None
+        sparsity = self.share * options.sparsity
+        parameters = sum(parameter.numel() for parameter in dense_of(model).parameters())
+        if options.kind == "layer":
+            return layer_masks(model, sparsity, parameters, options.rule)
+        gradients = self._gradients(module, data)
+        scores = weight_importance(model, convolution_weights(model), self.importance.kind, gradients)
+        if options.kind == "two_four":
+            return two_four_masks(scores, model)
+        return fine_grained_masks(model, scores, sparsity, parameters, options.scope)
+
+    def _gradients(self, module: DepthModule, data: DepthData) -> Gradients | None:
+        """Of the training loss, for the criteria that need them."""
+        if self.importance.kind != "taylor":
+            return None
+        device = next(module.model.parameters()).device
+        images = ({key: value[None].to(device) for key, value in sample.items() if isinstance(value, Tensor)}
+                  for sample in data.calibration(self.importance.images))  # fmt: skip
+        last = partial(module.objective, step=module.max_steps)  # the loss that the run ends with
+        return image_gradients(
+            module.model, images, lambda prediction, image: last(prediction, image["depth"], image["mask"])["loss"]
+        )
+
+    def _teach(self, module: DepthModule) -> None:
+        if self.recovery.kind != "distill":
+            return
+        if isinstance(module.beside, Distillation):
+            module.beside.kept = self.kept
+            return
+        teacher = load_model(self.dense_file).to(next(module.model.parameters()).device)
+        module.beside = Distillation(
+            teacher.to(memory_format=torch.channels_last),
+            module.model,
+            channel_groups(module.model),
+            self.kept,
+            self.recovery.output,
+            self.recovery.features,
+        )

@@ -1,0 +1,108 @@
+"""Getting accuracy back: BatchNorm's statistics corrected, and a dense teacher beside the depth losses."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mde.models.network import DepthNetwork
+from mde.pruning.structure import OUT, ChannelGroup
+
+# Where teacher and student are compared inside: what each decoder step hands on, finest last.
+TAPS = tuple(f"decoder.fusion{level}.project" for level in (4, 3, 2, 1))
+
+
+@contextmanager
+def corrected_statistics(model: DepthNetwork, images: Tensor) -> Iterator[None]:
+    """Around a pruning of `model`, in evaluation mode: what a BatchNorm is fed changes, and its statistics follow.
+
+    Mean and variance of each BatchNorm's input over `images` (N, 3, H, W) are taken before and after; running_mean
+    moves by their difference, running_var by their ratio. Not set to what the images show: a network may owe its
+    accuracy to statistics of other images (ImageNet's, frozen, with trainer=cpu), and only what the pruning did is
+    made good.
+    """
+    before: list[tuple[Any, Tensor, Tensor]] = []
+    _observe(model, images, lambda norm, mean, variance: before.append((norm, mean, variance)))
+    for norm, mean, variance in before:  # from here to the end relative to the input, so that narrowing narrows both
+        norm.running_mean -= mean
+        norm.running_var /= variance
+    yield
+    _observe(model, images, _make_absolute)
+
+
+def _make_absolute(norm: Any, mean: Tensor, variance: Tensor) -> None:
+    norm.running_mean += mean
+    norm.running_var *= variance
+
+
+@torch.no_grad()
+def _observe(model: DepthNetwork, images: Tensor, act: Callable[[Any, Tensor, Tensor], None]) -> None:
+    """Runs `model` once and calls act(norm, mean, variance of its input) just before each BatchNorm computes: those
+    that follow see what it then does."""
+
+    def hook(norm: Any, inputs: tuple[Tensor]) -> None:
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+        act(norm, mean, variance.clamp(min=1e-12))
+
+    hooks = [norm.register_forward_pre_hook(hook) for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
+    try:
+        model(images)
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+class Distillation:
+    """What a student is asked beside the truth: to predict and to represent what its dense teacher does.
+
+    A student's channels are some of its teacher's (`kept`: group name -> their indices there), so features are compared
+    channel by channel and no adapter is learned.
+
+    Called with normalised images (N, 3, H, W) and the student's prediction for them, straight after its forward pass;
+    returns the weighted terms, scalars:
+    distil_output    mean |student - teacher| over the teacher's mean absolute deviation from its median, per image
+    distil_features  mean over TAPS of the mean squared difference over the mean square of the teacher's
+    """
+
+    def __init__(
+        self,
+        teacher: DepthNetwork,
+        student: DepthNetwork,
+        groups: list[ChannelGroup],
+        kept: Mapping[str, Tensor],
+        output: float,
+        features: float,
+    ):
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.kept, self.output, self.features = kept, output, features
+        self.group = {member: group.name for group in groups for member, axis in group.members if axis == OUT}
+        self.seen: dict[str, dict[str, Tensor]] = {"teacher": {}, "student": {}}
+        for who, network in ("teacher", self.teacher), ("student", student):
+            for tap in TAPS:
+                network.get_submodule(tap).register_forward_hook(self._remember(who, tap))
+
+    def __call__(self, image: Tensor, prediction: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad():
+            wanted = self.teacher(image).float()
+            spread = (wanted - wanted.flatten(1).median(dim=1).values[:, None, None, None]).abs()
+            spread = spread.mean(dim=(1, 2, 3)).clamp(min=1e-6)
+        difference = (prediction.float() - wanted).abs().mean(dim=(1, 2, 3))
+        terms = [self._tap(tap) for tap in TAPS]
+        return {
+            "distil_output": self.output * (difference / spread).mean(),
+            "distil_features": self.features * torch.stack(terms).mean(),
+        }
+
+    def _tap(self, tap: str) -> Tensor:
+        student, teacher = self.seen["student"].pop(tap).float(), self.seen["teacher"].pop(tap).float()
+        if (indices := self.kept.get(self.group[tap])) is not None:
+            teacher = teacher[:, indices.to(teacher.device)]
+        return (student - teacher).square().mean() / teacher.square().mean().clamp(min=1e-12)
+
+    def _remember(self, who: str, tap: str) -> Any:
+        def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
+            self.seen[who][tap] = output
+
+        return hook

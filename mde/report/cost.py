@@ -1,0 +1,29 @@
+"""What a network costs beside what it was before pruning and beside the published graph."""
+
+from typing import Any
+
+
+def cost_table(record: dict[str, Any]) -> list[list[str]]:
+    """Rows of text, the first one the headings: parameters, multiply-adds, file size, and latency where it was measured.
+
+    The published graph has a latency only; a network that was not pruned has nothing before it.
+    """
+    networks = {"published graph": {"latency": record.get("reference_latency", {})}} if record["latency"] else {}
+    networks |= {"before pruning": record["before"]} if "before" in record else {}
+    networks |= {record["model"]["name"]: record}
+    rows = [["", *networks]]
+    for heading, key, unit, digits in (
+        ("parameters, M", "parameters", 1e6, 2),
+        ("non-zero, M", "nonzero_parameters", 1e6, 2),
+        ("sparsity", "sparsity", 1, 3),
+        ("multiply-adds, G", "macs", 1e9, 3),
+        ("file, MB", "file_bytes", 1e6, 1),
+    ):
+        values = [network.get("model", {}).get(key) for network in networks.values()]
+        rows.append([heading, *("" if value is None else f"{value / unit:.{digits}f}" for value in values)])
+    for engine in record["latency"]:
+        entries = [network.get("latency", {}).get(engine) for network in networks.values()]
+        rows.append([f"{engine}, ms", *("" if entry is None else f"{entry['p50_ms']:.1f}" for entry in entries)])
+        speedups = ("" if entry is None else f"{entry['speedup_vs_reference']:.2f}" for entry in entries)
+        rows.append(["  speed-up", *speedups])
+    return rows

@@ -1,0 +1,57 @@
+"""What a finished run leaves in W&B: its figures, a table with pictures, and sparsity as their axis."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import wandb
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+QUALITY = ("delta1", "rmse", "mae", "abs_rel")  # columns of the table
+SPARSITY = "model/sparsity"  # the axis on which dashboards set runs beside one another
+TABLE = "results"
+
+
+def log_results(loggers: Sequence[Logger], record: dict[str, Any], kind: str, pictures: Path, step: int) -> None:
+    """Logs the record of a finished run to those of its loggers that are W&B's; rank 0 only.
+
+    kind      of pruning
+    pictures  folder with a sheet <dataset>.png for every evaluated set
+
+    Keys: model/<key>, latency/<engine>/<key>, test/<dataset>/<metric>, test/<dataset>/pictures, and the table.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            run = logger.experiment
+            run.define_metric(SPARSITY)
+            for prefix in ("test", "latency"):
+                run.define_metric(f"{prefix}/*", step_metric=SPARSITY)
+            # W&B keeps the pictures of a table outside the run's files, so that each is logged by itself as well.
+            sheets = {f"test/{name}/pictures": _sheet(pictures, name) for name in record["quality"]}
+            table = {TABLE: results_table(record, kind, pictures)}
+            run.log(_figures(record) | sheets | table | {"trainer/global_step": step})
+
+
+def results_table(record: dict[str, Any], kind: str, pictures: Path) -> wandb.Table:
+    """A row for every evaluated set: sparsity reached, kind of pruning, dataset, quality, picture sheet."""
+    table = wandb.Table(columns=["sparsity", "prune", "dataset", *QUALITY, "pictures"])
+    for name, entry in record["quality"].items():
+        figures = [entry[key] for key in QUALITY]
+        table.add_data(record["model"]["sparsity"], kind, name, *figures, _sheet(pictures, name))
+    return table
+
+
+def _figures(record: dict[str, Any]) -> dict[str, float]:
+    entries = {"model": record["model"]}
+    entries |= {f"test/{name}": entry for name, entry in record["quality"].items()}
+    entries |= {f"latency/{engine}": entry for engine, entry in record["latency"].items()}
+    return {
+        f"{prefix}/{key}": value
+        for prefix, entry in entries.items()
+        for key, value in entry.items()
+        if isinstance(value, (int, float))
+    }
+
+
+def _sheet(pictures: Path, name: str) -> wandb.Image:
+    return wandb.Image(str(pictures / f"{name}.png"), caption=name)

@@ -1,0 +1,66 @@
+"""The latency of a sweep's networks: measured one after the other when no job runs any more."""
+
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mde.benchmark import REFERENCE, measure_latency
+from mde.errors import MdeError
+from mde.export.rewrites import deployable
+from mde.models import build_model, load_model
+from mde.pruning.pruner import DENSE
+from mde.report.page import write_report
+from mde.report.record import read_record, write_record
+
+TOGETHER = 8  # jobs whose networks are held in memory at once
+
+
+def measure(run_dirs: list[Path]) -> list[str]:
+    """Measures the finished networks of `run_dirs`, interleaved with the reference graph of their own network and size.
+
+    Writes the `latency` entries into each metrics.json and renews each page; a group of which every network has its
+    entries is left as it is. Returns a line for each network that could not be measured.
+    """
+    groups: dict[tuple[Any, ...], list[Path]] = defaultdict(list)
+    for run_dir in run_dirs:
+        model = read_record(run_dir)["model"]
+        groups[model["name"], model["encoder"], tuple(model["input"])].append(run_dir)
+    problems = []
+    for (name, encoder, size), members in groups.items():
+        for start in range(0, len(members), TOGETHER):
+            chunk = members[start : start + TOGETHER]
+            if not all(read_record(run_dir)["latency"] for run_dir in chunk):
+                problems += _measure_group(name, encoder, size, chunk)
+    return problems
+
+
+def _measure_group(name: str, encoder: str, size: tuple[int, int], run_dirs: list[Path]) -> list[str]:
+    graphs: dict[str, nn.Module] = {REFERENCE: build_model(name, weights=None, reference=True, encoder=encoder)}
+    warmup, rounds = (1, 2) if os.environ.get("MDE_MAX_STEPS") else (5, 30)  # few: a test
+    try:
+        for run_dir in run_dirs:
+            for file in _networks(run_dir):
+                graphs[str(file)] = deployable(load_model(file))
+        entries = measure_latency(graphs, size, warmup=warmup, rounds=rounds)
+    except MdeError as error:
+        if len(run_dirs) == 1:
+            return [f"{run_dirs[0].name}: latency not measured: {error}"]
+        # One bad network must not cost the others their figures.
+        return [line for run_dir in run_dirs for line in _measure_group(name, encoder, size, [run_dir])]
+    for run_dir in run_dirs:
+        own, *before = (entries[str(file)] for file in _networks(run_dir))
+        record = read_record(run_dir) | {"latency": own, "reference_latency": entries[REFERENCE]}
+        if before:
+            record["before"]["latency"] = before[0]
+        write_record(run_dir, record)
+        write_report(run_dir)
+    return []
+
+
+def _networks(run_dir: Path) -> list[Path]:
+    """The run's network, and what it was before pruning where the record speaks of that."""
+    pruned = "before" in read_record(run_dir)
+    return [run_dir / "model.safetensors", *([run_dir / DENSE] if pruned else [])]

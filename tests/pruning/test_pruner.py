@@ -1,0 +1,184 @@
+"""Pruning in training and after it, as a user asks for it."""
+
+import json
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mde.models import build_model, load_model, save_model
+from tests.conftest import TINY, train_command
+
+
+@pytest.fixture
+def tiny(frames_folder, tmp_path):
+    """Options of a small run on a small folder."""
+    return ["data=folder", f"data.root={frames_folder}", *TINY]
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A checkpoint; its weights are random, which does not matter here."""
+    torch.manual_seed(0)
+    path = tmp_path / "trained.safetensors"
+    save_model(build_model("midas_small", encoder="lite0"), path, input=[64, 64])
+    return path
+
+
+def prune(run, tiny, trained, tmp_path, *overrides):
+    """Runs prune.py and returns its record, which must be complete."""
+    options = [item for item in tiny if not item.startswith("weights=")]
+    done = run(f"checkpoint={trained}", *options, f"hydra.run.dir={tmp_path}/pruned", *overrides, script="prune.py")
+    assert done.returncode == 0, done.stderr
+    return json.loads((tmp_path / "pruned/metrics.json").read_text())
+
+
+def test_a_run_from_untrained_weights_trains_dense_then_prunes_and_says_so(run_train, tiny, tmp_path):
+    options = ["prune=channel", "sparsity=0.3", "importance.images=2", "recovery.batchnorm_images=2"]
+    done = run_train(*tiny, *options, f"hydra.run.dir={tmp_path}/run", steps=4)
+    assert done.returncode == 0, done.stderr
+    assert "trains dense for 2 steps, then prunes" in done.stdout
+    assert "step 2: pruned from" in done.stdout
+    record = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert record["model"]["sparsity"] == pytest.approx(0.3, abs=0.005)
+    assert (
+        record["model"]["parameters"] < record["before"]["model"]["parameters"] == record["model"]["dense_parameters"]
+    )
+    assert record["model"]["macs"] < record["before"]["model"]["macs"]
+    assert record["teacher"].endswith("dense.safetensors")
+    assert record["before"]["quality"].keys() == record["quality"].keys() == {"tiny"}
+    for latency in record["latency"], record["before"]["latency"], record["reference_latency"]:
+        assert {entry["status"] for entry in latency.values()} == {"measured"}
+    columns = (tmp_path / "run/logs/version_0/metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/distil_output", "train/distil_features"} <= set(columns)
+    saved = load_model(tmp_path / "run/model.safetensors")
+    assert sum(parameter.numel() for parameter in saved.parameters()) == record["model"]["parameters"]
+    assert "before pruning" in (tmp_path / "run/report.html").read_text()
+
+
+@pytest.mark.parametrize("kind", ["channel", "fine_grained"])
+def test_a_run_killed_in_mid_schedule_ends_with_the_same_network_as_one_that_was_not(run_train, tiny, tmp_path, kind):
+    options = [*tiny, f"prune={kind}", "sparsity=0.4", "schedule=cubic", "schedule.start=2", "schedule.end=10"]
+    options += ["schedule.interval=2", "trainer.max_steps=12", "importance=l1", "recovery.batchnorm_images=2"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run_train(*options, f"hydra.run.dir={whole}").returncode == 0
+    each_step = "trainer.checkpoint_minutes=0.00001"
+    command = train_command(*options, each_step, f"hydra.run.dir={killed}")
+    process = subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    for line in process.stdout:
+        if "step 6: pruned" in line:
+            break
+    checkpoint, before = killed / "checkpoints/last.ckpt", time.monotonic()
+    while torch.load(checkpoint, weights_only=True)["global_step"] < 7 and time.monotonic() - before < 60:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert torch.load(checkpoint, weights_only=True)["global_step"] < 11, "killed too late to show anything"
+    resumed = run_train(f"resume={killed}")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "step 6: pruned" not in resumed.stdout, "done already"
+    assert "step 10: pruned" in resumed.stdout
+    expected, found = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+    record = json.loads((killed / "metrics.json").read_text())
+    assert record["model"]["sparsity"] == pytest.approx(0.4, abs=0.005)
+
+
+def test_masked_weights_stay_zero_while_the_others_train(run_train, tiny, trained, tmp_path):
+    record = prune(run_train, tiny, trained, tmp_path, "prune=fine_grained", "sparsity=0.9", "trainer.max_steps=3",
+                   "importance=l1", "recovery.batchnorm_images=2")  # fmt: skip
+    assert record["model"]["sparsity"] == pytest.approx(0.9, abs=0.001)
+    before, after = load_file(trained), load_file(tmp_path / "pruned/model.safetensors")
+    for name, tensor in after.items():
+        if tensor.ndim == 4 and "decoder" in name:
+            kept = tensor != 0
+            assert 0 < kept.float().mean() < 1
+            assert not torch.equal(tensor[kept], before[name][kept]), "did not train"
+
+
+@pytest.mark.parametrize("kind", ["layer", "two_four"])
+def test_prune_and_evaluate_only(run_train, tiny, trained, tmp_path, kind):
+    sparsity = ["sparsity=0.05"] if kind == "layer" else []
+    record = prune(run_train, tiny, trained, tmp_path, f"prune={kind}", *sparsity, "recovery=none", "importance=l1",
+                   "recovery.batchnorm_images=2")  # fmt: skip
+    assert record["model"]["steps"] == 0
+    assert record["teacher"] == ""
+    low, high = (0.04, 0.06) if kind == "layer" else (0.3, 0.5)
+    assert low < record["model"]["sparsity"] < high
+    before, after = load_file(trained), load_file(tmp_path / "pruned/model.safetensors")
+    for name, tensor in after.items():
+        if tensor.ndim == 4:
+            assert torch.equal(tensor[tensor != 0], before[name][tensor != 0])
+
+
+def test_a_pruned_network_can_be_pruned_again_counted_from_the_dense_one(run_train, tiny, trained, tmp_path):
+    options = ["prune=channel", "recovery=none", "importance=l1", "recovery.batchnorm_images=2"]
+    prune(run_train, tiny, trained, tmp_path, *options, "sparsity=0.3")
+    once = (tmp_path / "pruned").rename(tmp_path / "once")
+    record = prune(run_train, tiny, once / "model.safetensors", tmp_path, *options, "sparsity=0.6")
+    assert record["before"]["model"]["sparsity"] == pytest.approx(0.3, abs=0.005)
+    assert record["model"]["sparsity"] == pytest.approx(0.6, abs=0.005)
+
+
+def test_a_budget_of_multiply_adds_is_met(run_train, tiny, trained, tmp_path):
+    record = prune(run_train, tiny, trained, tmp_path, "prune=channel", "prune.budget=macs", "prune.target=1e8",
+                   "recovery=none", "importance=l1", "recovery.batchnorm_images=2")  # fmt: skip
+    assert record["model"]["macs"] == pytest.approx(1e8, rel=0.02)
+
+
+def test_a_budget_of_time_is_spent_by_measuring_and_its_profile_can_be_used_elsewhere(
+    run_train, tiny, trained, tmp_path
+):
+    options = ["prune=channel", "recovery=none", "importance=l1", "recovery.batchnorm_images=2", "prune.scan=true"]
+    options += ["prune.budget=latency_ms", "prune.target=2"]
+    record = prune(run_train, tiny, trained, tmp_path, *options)
+    assert record["model"]["macs"] < record["before"]["model"]["macs"]
+    assert (tmp_path / "pruned/pictures/sensitivity.png").exists()
+    path = tmp_path / "profile.json"
+    profile = json.loads((tmp_path / "pruned/profile.json").read_text())
+    path.write_text(json.dumps(profile | {"total_ms": 4.0}))  # of a device that is exactly so fast
+    given = prune(run_train, tiny, trained, tmp_path, *options, f"prune.profile={path}")
+    assert given["model"]["macs"] < given["before"]["model"]["macs"]
+    path.write_text(json.dumps(profile | {"input": [96, 96]}))
+    command = train_command(f"checkpoint={trained}", *tiny, *options, f"prune.profile={path}", script="prune.py")
+    refused = subprocess.run(**command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "of input [96, 96], not [64, 64]" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["sparsity=0.1"], "sparsity=0.1: without pruning; add prune=channel"),
+        (["prune=channel"], "prune=channel: how much? give sparsity=0.5"),
+        (["prune=channel", "sparsity=1"], "sparsity=1.0: a share of the parameters, at least 0 and below 1"),
+        (["prune=channel", "sparsity=-0.1"], "sparsity=-0.1: a share of the parameters"),
+        (["prune=channel", "sparsity=0.999"], "cannot be pruned that far"),
+        (["prune=two_four", "sparsity=0.3"], "sparsity=0.3: prune=two_four zeroes two of every four"),
+        (["prune=channel", "sparsity=0.3", "prune.budget=fps"], "sparsity=0.3 and prune.budget=fps: give one of them"),
+        (["prune=layer", "prune.budget=fps", "prune.target=30"], "prune.budget=fps: zeros save no time"),
+        (["prune=channel", "prune.budget=fps"], "prune.budget=fps: how much? give prune.target="),
+        (["prune=channel", "sparsity=0.3", "importance=lamp"], "importance=lamp: not with prune=channel"),
+        (["prune=channel", "sparsity=0.3", "schedule.start=0"], "recovery=distill: with weights=none"),
+        (["prune=channel", "sparsity=0.3", "schedule.start=9"], "schedule.start=9: after the last step"),
+        (["prune=chanel", "sparsity=0.3"], "no 'chanel' in prune; did you mean 'channel'?"),
+    ],
+)
+def test_contradicting_options_are_answered_in_one_line(run_train, tiny, tmp_path, overrides, message):
+    answer = run_train(*tiny, *overrides, f"hydra.run.dir={tmp_path}/run", "trainer.max_steps=2")
+    assert answer.returncode == 2
+    assert answer.stderr.strip().splitlines()[-1].startswith(f"error: {message}")
+    assert "Traceback" not in answer.stderr
+
+
+def test_structural_pruning_in_several_processes_is_refused_in_one_line(run_train, tiny, tmp_path):
+    options = ["prune=channel", "sparsity=0.3", "trainer=ddp", "trainer.accelerator=cpu"]
+    answer = run_train(*tiny, *options, f"hydra.run.dir={tmp_path}/run", "trainer.max_steps=2")
+    assert answer.returncode != 0
+    assert "prune=channel: not in several processes" in answer.stderr
