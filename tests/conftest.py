@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def frames_folder(tmp_path: Path) -> Path:
 def train_command(*overrides: str, steps: int | None = None, script: str = "train.py", **environment: str) -> dict:
     """Arguments of subprocess.run/Popen for `python train.py overrides`, from the repository root, with one thread."""
     variables = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"} | environment
+    variables.setdefault("WANDB_DATA_DIR", tempfile.gettempdir())  # else it stages tables in the home directory
     variables.pop("MDE_MAX_STEPS", None)
     if steps is not None:
         variables["MDE_MAX_STEPS"] = str(steps)

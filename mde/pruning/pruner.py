@@ -152,8 +152,8 @@ class Pruner(Compression):
         layers: list[Layer],
         search: Callable[[list[Aim]], dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """The search for a latency. Where the engine is at hand its result is measured, and the search repeated for more
-        or less: layers timed alone do not tell all (NetAdapt, Yang et al., ECCV 2018, measures for the same reason).
+        """The search for a latency. Where the engine is at hand its result is measured, and the search repeated for
+        more or less: layers timed alone do not tell all (NetAdapt, Yang et al., ECCV 2018, measures for that reason).
         """
         options = self.options
         assert options.target is not None

@@ -4,7 +4,7 @@ from typing import Any
 
 
 def cost_table(record: dict[str, Any]) -> list[list[str]]:
-    """Rows of text, the first one the headings: parameters, multiply-adds, file size, and latency where it was measured.
+    """Rows of text, the first one the headings: parameters, multiply-adds, file size, latency where it was measured.
 
     The published graph has a latency only; a network that was not pruned has nothing before it.
     """

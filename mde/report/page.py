@@ -110,14 +110,16 @@ def _cost(record: dict[str, Any]) -> str:
         return table
     entry = next(iter(record["latency"].values()))
     return (
-        f"{table}<p class='note'>One image, {entry['precision']}, {entry['threads']} threads, medians of {entry['runs']} "
-        "calls taken in turn; the speed-up is the median ratio of the published graph's call to that of the same round, "
-        "in the same engine. Zeros in weights save no time in these engines; channels that are gone do.</p>"
+        f"{table}<p class='note'>One image, {entry['precision']}, {entry['threads']} threads, medians of "
+        f"{entry['runs']} calls taken in turn; the speed-up is the median ratio of the published graph's call to that of "
+        "the same round, in the same engine. Zeros in weights save no time in these engines; channels that are gone "
+        "do.</p>"
     )
 
 
 def _status(record: dict[str, Any]) -> str:
-    line = f"{record['status']}; command: {record['environment']['command']}"
+    reason = f" ({record['error']})" if record.get("error") else ""
+    line = f"{record['status']}{reason}; command: {record['environment']['command']}"
     style = "note" if record["status"] == "complete" else "bad"
     return f"<p class='{style}'>{_text(line)}</p>"
 

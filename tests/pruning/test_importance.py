@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def values(model: MidasSmall, name: str) -> np.ndarray:
     return model.get_parameter(f"{name}.weight").detach().numpy().astype(np.float64)
 
 
-def loss(prediction: Tensor, image: dict[str, Tensor]) -> Tensor:
+def loss(prediction: Tensor, image: Mapping[str, Tensor]) -> Tensor:
     """Smooth, and different for each pixel."""
     return (prediction * image["wanted"]).mean() + (prediction**2).mean()
 

@@ -11,7 +11,7 @@ KINDS = ("one_shot", "linear", "cubic")
 SPANS = [(0, 80, 10), (100, 900, 100), (5, 36, 7), (3, 10, 50), (4, 4, 1), (0, 0, 3)]
 
 
-def of_the_last_part(start: int, end: int, interval: int, step: int) -> float:
+def done(start: int, end: int, interval: int, step: int) -> float:
     """Prunings done at `step` over all there are: one at `start`, one each interval, one at `end`."""
     prunings = sorted({*range(start, end, interval), end})
     return sum(pruning <= step for pruning in prunings) / len(prunings)
@@ -20,10 +20,10 @@ def of_the_last_part(start: int, end: int, interval: int, step: int) -> float:
 @pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_shares_equal_the_formula(kind, span):
-    start, end, _ = span
-    schedule = Schedule(kind, *span)
+    start, end, interval = span
+    schedule = Schedule(kind, start, end, interval)
     for step in range(end + 20):
-        t = of_the_last_part(*span, step)
+        t = done(start, end, interval, step)
         wanted = {"one_shot": float(step >= start), "linear": t, "cubic": 1 - (1 - t) ** 3}[kind]
         assert schedule.share(step) == pytest.approx(wanted, abs=1e-12)
 
