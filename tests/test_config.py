@@ -16,20 +16,22 @@ CONF = ROOT / "conf"
 register()
 
 
-def composed(*overrides: str):
+def composed(*overrides: str, script: str = "train"):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", list(overrides))
+        return compose(script, list(overrides))
 
 
 def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+@pytest.mark.parametrize("script", ["train", "prune"])
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_choice_of_every_group_composes_and_resolves(path: Path):
+def test_every_choice_of_every_group_composes_and_resolves(path: Path, script: str):
     root = [] if path.parent.name != "data" else {
         "mix": ["data.parts.folder.root=/x"], "synthetic": []}.get(path.stem, ["data.root=/x"])  # fmt: skip
-    config = composed(f"{path.parent.name}={path.stem}", *root)
+    checkpoint = ["checkpoint=/x"] if script == "prune" else []
+    config = composed(f"{path.parent.name}={path.stem}", *root, *checkpoint, script=script)
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 

@@ -10,58 +10,80 @@ from pathlib import Path
 import pytest
 import torch
 
+from mde.models import build_model, save_model
 from tests.conftest import ROOT, write_frames
 from tests.test_config import composed
 
-PAGES = ["README.md", "docs/train.md"]
+PAGES = ["README.md", "docs/train.md", "docs/prune.md", "docs/sweeps.md", "docs/dashboards.md"]
+Command = tuple[str, list[str]]  # script, arguments
 
 
-def commands(page: str) -> list[list[str]]:
-    """The arguments of each `python train.py ...` in a page's code blocks, comments left out."""
-    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / page).read_text(), re.DOTALL | re.MULTILINE)
+def commands(page: str) -> list[Command]:
+    """Each `python train.py ...` or `prune.py` of a page, comments left out."""
+    text = (ROOT / page).read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]
-    lines += re.findall(r"`(python train\.py [^`]*)`", (ROOT / page).read_text())
-    found = [re.match(r"(?:\$ )?(?:\.venv/bin/)?python train\.py\b(.*)", line) for line in lines]
-    return [shlex.split(match[1], comments=True) for match in found if match]
+    lines += re.findall(r"`(python (?:train|prune)\.py [^`]*)`", text)
+    found = [re.match(r"(?:\$ )?(?:\.venv/bin/)?python (train\.py|prune\.py)\b(.*)", line) for line in lines]
+    return [(match[1], shlex.split(match[2], comments=True)) for match in found if match]
 
 
-def run(arguments: list[str], directory: Path, steps: int = 1) -> subprocess.CompletedProcess[str]:
+def run(script: str, arguments: list[str], directory: Path, steps: int = 1) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"MDE_MAX_STEPS": str(steps), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-    script = [sys.executable, str(ROOT / "train.py")]
-    return subprocess.run(
-        [*script, *arguments], cwd=directory, env=environment, capture_output=True, text=True, timeout=600
-    )
+    environment |= {"WANDB_DATA_DIR": str(directory)}
+    command = [sys.executable, str(ROOT / script), *arguments]
+    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=900)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    path = tmp_path / "trained/model.safetensors"
+    path.parent.mkdir()
+    save_model(build_model("midas_small", encoder="lite0"), path, input=[64, 64])
+    return path
+
+
+def check(script: str, arguments: list[str], directory: Path) -> None:
+    """Runs one command and expects what its page says of it."""
+    done = run(script, arguments, directory, steps=2 if "resume=outputs/train/long" in arguments else 1)
+    if "trainer.max_stepz=3" in arguments:  # shown as a mistake
+        assert done.returncode == 2
+        assert "did you mean 'trainer.max_steps'?" in done.stderr
+    elif "experiment=full" in arguments and not torch.cuda.is_available():  # said to need a GPU and a download
+        assert done.returncode == 2
+        assert re.match(r"error: .*(GPU|weights)", done.stderr.strip().splitlines()[-1])
+    elif "--cfg" in arguments:
+        assert done.returncode == 0
+        assert "max_steps:" in done.stdout
+    elif "trainer.max_minutes=0.00001" in arguments:
+        assert "to continue: python train.py resume=" in done.stdout
+    else:
+        assert done.returncode == 0, f"{arguments}: {done.stderr[-2000:]}"
+        assert "report: " in done.stdout
+        if "-m" in arguments or any(argument.startswith("experiment=paper_table") for argument in arguments):
+            assert "jobs complete; report:" in done.stdout
+        if any(argument.startswith("sweep.resume=") for argument in arguments):
+            assert done.stdout.count("complete already, skipped") == 2
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_commands_of_a_page_run_in_order(page, tmp_path):
+def test_the_commands_of_a_page_run_in_order(page, tmp_path, trained):
     frames = write_frames(tmp_path / "frames")
-    shown = commands(page)
-    assert shown, "no command found: the page's code blocks changed shape"
-    for arguments in shown:
-        arguments = [argument.replace("PATH", str(frames)) for argument in arguments]
-        if "trainer.max_minutes=30" in arguments:  # shown as a run that is stopped and continued by the next command
-            arguments[arguments.index("trainer.max_minutes=30")] = "trainer.max_minutes=0.00001"
-            done = run(arguments, tmp_path, steps=2)
-            assert "to continue: python train.py resume=" in done.stdout
-            continue
-        done = run(arguments, tmp_path, steps=2 if arguments[0:1] == ["resume=outputs/train/long"] else 1)
-        if "trainer.max_stepz=3" in arguments:  # shown as a mistake
-            assert done.returncode == 2
-            assert "did you mean 'trainer.max_steps'?" in done.stderr
-        elif "experiment=full" in arguments and not torch.cuda.is_available():  # said to need a GPU and a download
-            assert done.returncode == 2
-            assert re.match(r"error: .*(GPU|weights)", done.stderr.strip().splitlines()[-1])
-        elif "--cfg" in arguments:
-            assert done.returncode == 0
-            assert "max_steps:" in done.stdout
-        else:
-            assert done.returncode == 0, f"{arguments}: {done.stderr[-2000:]}"
-            assert "report: " in done.stdout
+    assert commands(page), "no command found: the page's code blocks changed shape"
+    for script, arguments in commands(page):
+        path = str(trained if script == "prune.py" else frames)
+        arguments = [argument.replace("PATH", path) for argument in arguments]
+        # Shown as a run that is stopped and continued by the next command.
+        shorter = {"trainer.max_minutes=30": "trainer.max_minutes=0.00001"}
+        arguments = [shorter.get(argument, argument) for argument in arguments]
+        if any(argument.startswith("experiment=paper_table") for argument in arguments):
+            arguments.append("sparsity=0.1,0.2")  # of ten values
+        check(script, arguments, tmp_path)
 
 
 def test_the_commands_behind_the_results_compose():
-    shown = commands("docs/results.md")
-    assert shown
-    for arguments in shown:
-        composed(*[argument for argument in arguments if not argument.startswith("hydra.")])
+    assert commands("docs/results.md")
+    for script, arguments in commands("docs/results.md"):
+        single = [re.sub(r"(sparsity=[\d.]+),.*", r"\1", a) for a in arguments if a != "-m"]
+        kept = [argument for argument in single if not argument.startswith("hydra.")]
+        composed(*kept, script=script.removesuffix(".py"))

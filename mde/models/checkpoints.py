@@ -180,10 +180,10 @@ def narrow_to(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
             continue
         for kind, old in list(module.named_parameters(recurse=False)):
             new = (shape[0], *old.shape[1:]) if old.ndim == 1 else shape
-            setattr(module, kind, nn.Parameter(torch.empty(new, device=old.device)))
+            setattr(module, kind, nn.Parameter(old.new_empty(new)))
         for kind, old in list(module.named_buffers(recurse=False)):
             if old.ndim == 1:
-                setattr(module, kind, torch.empty(shape[0], device=old.device))
+                setattr(module, kind, old.new_empty(shape[0]))
 
 
 def fill(

@@ -37,7 +37,7 @@ class Limits:
 LayerCost = Callable[[Layer, Mapping[str, int]], float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Aim:
     """cost    what has to fall, a sum over layers
     target  how far
@@ -86,10 +86,15 @@ class Search:
         self.layers, self.dense, self.limits, self.scope, self.aims = layers, dense, limits, scope, aims
         self.start = {group.name: group.width for group in groups}
         self.widths = dict(self.start)
+        everything = torch.cat(list(scores.values()))
+        if not everything.isfinite().all():
+            raise MdeError("importance: not finite; did the network's training diverge? choose importance=l1")
+        if unknown := [glob for glob in limits.layers if not fnmatch.filter(self.start, glob)]:
+            raise MdeError(f"prune.limits: {unknown[0]} names no group of channels; prune.scan=true lists them")
         if len(aims) > 1:
             # Some channels are not missed at all. Ranked by importance alone they would all go first, wherever they
             # are, and the aim that lags would never be heard.
-            floor = FLOOR * float(torch.cat(list(scores.values())).mean())
+            floor = FLOOR * float(everything.mean())
             scores = {name: score + floor for name, score in scores.items()}
         self.order = {name: score.argsort(stable=True) for name, score in scores.items()}  # least important first
         self.lost = {name: [0.0, *score.double().sort().values.cumsum(0).tolist()] for name, score in scores.items()}
@@ -103,24 +108,27 @@ class Search:
         Returns group -> sorted indices that stay, of the groups that lost any. Raises MdeError when the limits do not
         let it come that far.
         """
-        values = [sum(aim.cost(layer, self.widths) for layer in self.layers) for aim in self.aims]
-        ways = [value - aim.target for value, aim in zip(values, self.aims, strict=True)]
-        target = self.aims[0].target
-        while values[0] > target:
-            left = [(v - aim.target) / way for v, aim, way in zip(values, self.aims, ways, strict=True) if way > 0]
-            lagging = self.aims[left.index(max(left))]
-            prices = {name: self.price(lagging, name, width) for name, width in self.steps().items()}
-            name = min(prices, key=lambda name: prices[name], default="")
-            if not name or prices[name] == math.inf:
+        values = {aim: sum(aim.cost(layer, self.widths) for layer in self.layers) for aim in self.aims}
+        ways = {aim: value - aim.target for aim, value in values.items() if value > aim.target}
+        first = self.aims[0]
+        while values[first] > first.target:
+            steps = self.steps()
+            name = ""
+            for aim in sorted(ways, key=lambda aim: (values[aim] - aim.target) / ways[aim], reverse=True):
+                prices = {name: price for name in steps if (price := self.price(aim, name, steps[name])) < math.inf}
+                if prices:
+                    name = min(prices, key=lambda name: prices[name])
+                    break
+            if not name:
                 raise MdeError(
-                    f"cannot be pruned that far: {values[0]:.4g} is the least that prune.max_share, prune.limits and "
-                    f"prune.multiple leave, {target:.4g} is wanted; raise prune.max_share or ask for less"
+                    f"cannot be pruned that far: {values[first]:.4g} is the least that prune.max_share, prune.limits "
+                    f"and prune.multiple leave, {first.target:.4g} is wanted; raise prune.max_share or ask for less"
                 )
-            if values[0] - self.saving(self.aims[0], name, self.steps()[name]) < target:
-                self.last_step(values[0] - target)
+            if values[first] - self.saving(first, name, steps[name]) < first.target:
+                self.last_step(values[first] - first.target)
                 break
-            values = [v - self.saving(aim, name, self.steps()[name]) for v, aim in zip(values, self.aims, strict=True)]
-            self.widths[name] = self.steps()[name]
+            values = {aim: value - self.saving(aim, name, steps[name]) for aim, value in values.items()}
+            self.widths[name] = steps[name]
         return {
             name: self.order[name][self.start[name] - width :].sort().values
             for name, width in self.widths.items()

@@ -58,12 +58,15 @@ def layers_of(model: DepthNetwork, groups: list[ChannelGroup], size: tuple[int, 
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d)
     ]
+    modes = [module.training for module in model.modules()]
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
+            model.eval()(torch.zeros(1, 3, *size, device=next(model.parameters()).device))
     finally:
         for hook in hooks:
             hook.remove()
+        for module, training in zip(model.modules(), modes, strict=True):
+            module.training = training
     source = {member: group.name for group in groups for member in group.members}
     layers = []
     for name, module in model.named_modules():

@@ -9,7 +9,6 @@ from mde.errors import MdeError
 from mde.models.network import DepthNetwork
 from mde.pruning.structure import IN, ChannelGroup
 
-KINDS = ("l1", "l2", "batchnorm", "taylor", "lamp")
 Gradients = Iterable[Mapping[str, Tensor]]  # for each image alone: parameter name -> gradient of the loss
 
 

@@ -39,7 +39,7 @@ def fine_grained_masks(
     return {name: mask.view_as(scores[name]) for name, mask in kept.items()}
 
 
-def two_four_masks(scores: Mapping[str, Tensor], model: DepthNetwork) -> Masks:
+def two_four_masks(model: DepthNetwork, scores: Mapping[str, Tensor]) -> Masks:
     """The two most important of every four input channels at each place of each kernel: Ampere GPUs skip the others.
 
     Only where four channels can be formed and tensor cores are used: not the stem, not depthwise, not the head.

@@ -101,7 +101,7 @@ class Pruner(Compression):
         model = module.model
         before = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
         module.eval()
-        images = torch.stack([sample["image"] for sample in data.calibration(self.recovery.batchnorm_images)])
+        images = torch.stack([sample["image"] for sample in data.calibration(_few(self.recovery.batchnorm_images))])
         images = images.to(next(model.parameters()).device)
         if self.options.kind == "channel":
             groups = channel_groups(model)
@@ -162,6 +162,9 @@ class Pruner(Compression):
             write_profile(path, measure_profile(model, groups, layers, self.size, options.engine, options.threads))
         profile = read_profile(path, model, layers, self.size)
         wanted = 1000 / options.target if options.budget == "fps" else options.target
+        if wanted >= profile["total_ms"]:
+            say(f"takes {profile['total_ms']:.1f} ms already, {wanted:.1f} ms are wanted: nothing is pruned")
+            return {}
         aim = wanted = profile["total_ms"] - self.share * (profile["total_ms"] - wanted)
         found: dict[float, dict[str, Tensor]] = {}  # measured ms -> what is kept
         for _ in range(1 if options.profile else MEASUREMENTS):
@@ -190,7 +193,7 @@ class Pruner(Compression):
         gradients = self._gradients(module, data)
         scores = weight_importance(model, convolution_weights(model), self.importance.kind, gradients)
         if options.kind == "two_four":
-            return two_four_masks(scores, model)
+            return two_four_masks(model, scores)
         return fine_grained_masks(model, scores, sparsity, parameters, options.scope)
 
     def _gradients(self, module: DepthModule, data: DepthData) -> Gradients | None:
@@ -199,7 +202,7 @@ class Pruner(Compression):
             return None
         device = next(module.model.parameters()).device
         images = ({key: value[None].to(device) for key, value in sample.items() if isinstance(value, Tensor)}
-                  for sample in data.calibration(self.importance.images))  # fmt: skip
+                  for sample in data.calibration(_few(self.importance.images)))  # fmt: skip
         last = partial(module.objective, step=module.max_steps)  # the loss that the run ends with
         return image_gradients(
             module.model, images, lambda prediction, image: last(prediction, image["depth"], image["mask"])["loss"]
@@ -220,3 +223,7 @@ class Pruner(Compression):
             self.recovery.output,
             self.recovery.features,
         )
+
+
+def _few(images: int) -> int:
+    return min(images, frame_limit() or images)

@@ -13,28 +13,29 @@ from mde.pruning.structure import OUT, ChannelGroup
 # Where teacher and student are compared inside: what each decoder step hands on, finest last.
 TAPS = tuple(f"decoder.fusion{level}.project" for level in (4, 3, 2, 1))
 
+DEAD = 1e-5  # variance of a channel that says nothing
+
 
 @contextmanager
 def corrected_statistics(model: DepthNetwork, images: Tensor) -> Iterator[None]:
     """Around a pruning of `model`, in evaluation mode: what a BatchNorm is fed changes, and its statistics follow.
 
-    Mean and variance of each BatchNorm's input over `images` (N, 3, H, W) are taken before and after; running_mean
-    moves by their difference, running_var by their ratio. Not set to what the images show: a network may owe its
-    accuracy to statistics of other images (ImageNet's, frozen, with trainer=cpu), and only what the pruning did is
-    made good.
+    They are moved so that, over `images` (N, 3, H, W), every BatchNorm's output keeps its mean and variance. Not set to
+    what the images show: a network may owe its accuracy to statistics of other images (ImageNet's, frozen, with
+    trainer=cpu), and only what the pruning did is made good.
     """
     before: list[tuple[Any, Tensor, Tensor]] = []
     _observe(model, images, lambda norm, mean, variance: before.append((norm, mean, variance)))
     for norm, mean, variance in before:  # from here to the end relative to the input, so that narrowing narrows both
-        norm.running_mean -= mean
-        norm.running_var /= variance
+        norm.running_mean.sub_(mean).div_(variance.sqrt())
+        norm.running_var.div_(variance)
     yield
     _observe(model, images, _make_absolute)
 
 
 def _make_absolute(norm: Any, mean: Tensor, variance: Tensor) -> None:
-    norm.running_mean += mean
-    norm.running_var *= variance
+    norm.running_mean.mul_(variance.sqrt()).add_(mean)
+    norm.running_var.mul_(variance)
 
 
 @torch.no_grad()
@@ -44,7 +45,7 @@ def _observe(model: DepthNetwork, images: Tensor, act: Callable[[Any, Tensor, Te
 
     def hook(norm: Any, inputs: tuple[Tensor]) -> None:
         variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-        act(norm, mean, variance.clamp(min=1e-12))
+        act(norm, mean, variance.clamp(min=DEAD))
 
     hooks = [norm.register_forward_pre_hook(hook) for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
     try:

@@ -10,7 +10,7 @@ class Schedule:
     """Share of the final sparsity, from 0 to 1, as a function of the step.
 
     kind      "one_shot": all of it at `start`; "linear"; "cubic": 1 - (1 - t)^3, fast while there is much that is
-              redundant (Zhu and Gupta, 2017); t runs from 0 to 1 between `start` and `end`
+              redundant (Zhu and Gupta, 2017); t rises to 1 between `start`, where a first part is due, and `end`
     interval  steps between two prunings; the last one is at `end`
     """
 

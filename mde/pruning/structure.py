@@ -36,14 +36,18 @@ def channel_groups(model: DepthNetwork) -> list[ChannelGroup]:
     """
     names = {module: name for name, module in model.named_modules()}
     learned = [parameter.requires_grad for parameter in model.parameters()]
+    modes = [module.training for module in model.modules()]
     try:
         model.requires_grad_()  # the tracer follows gradients
-        image = torch.zeros(1, 3, 64, 64, device=next(model.parameters()).device)
+        image = next(model.parameters()).new_zeros(1, 3, 64, 64)
         graph = tp.DependencyGraph().build_dependency(model, example_inputs=image)
         found = list(graph.get_all_groups(root_module_types=[nn.Conv2d]))
     except Exception as error:  # the tracer has no errors of its own
-        raise MdeError(f"{model.name}: its channels cannot be traced ({error}); use prune=fine_grained") from error
+        reason = " ".join(str(error).split())
+        raise MdeError(f"{model.name}: its channels cannot be traced ({reason}); use prune=fine_grained") from error
     finally:
+        for module, training in zip(model.modules(), modes, strict=True):
+            module.training = training  # the tracer leaves everything in evaluation mode
         for parameter, requires_grad in zip(model.parameters(), learned, strict=True):
             parameter.requires_grad_(requires_grad)
     groups = [group for traced in found if (group := _group(traced, names)) is not None]
@@ -66,8 +70,8 @@ def _group(traced: tp.Group, names: Mapping[nn.Module, str]) -> ChannelGroup | N
         reads = dependency.handler.__name__ == "prune_in_channels" and not depthwise
         members.append((names[module], IN if reads else OUT))
     unique = tuple(dict.fromkeys(members))
-    writers = [name for name, axis in unique if axis == OUT]
-    return ChannelGroup(writers[0], width, unique)
+    first = next(name for name in names.values() if (name, OUT) in unique)
+    return ChannelGroup(first, width, unique)
 
 
 def keep_channels(

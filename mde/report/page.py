@@ -111,9 +111,9 @@ def _cost(record: dict[str, Any]) -> str:
     entry = next(iter(record["latency"].values()))
     return (
         f"{table}<p class='note'>One image, {entry['precision']}, {entry['threads']} threads, medians of "
-        f"{entry['runs']} calls taken in turn; the speed-up is the median ratio of the published graph's call to that of "
-        "the same round, in the same engine. Zeros in weights save no time in these engines; channels that are gone "
-        "do.</p>"
+        f"{entry['runs']} calls taken in turn; the speed-up is the median ratio of the published graph's call to that "
+        "of the same round, in the same engine. Zeros in weights save no time in these engines; channels that are "
+        "gone do.</p>"
     )
 
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -36,6 +37,18 @@ def picture_sheet(samples: Sequence[Sample], predict: Callable[[Sample], Tensor]
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")
+
+
+def save_predictions(samples: Sequence[Sample], predict: Callable[[Sample], Tensor], cap: float, folder: Path) -> None:
+    """Each frame as `<number>_image.png`, `_truth.png` and `_prediction.png`, on one colour scale as in a sheet: for
+    setting networks side by side later."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, sample in enumerate(samples):
+        prediction = resize_prediction(predict(sample), sample.depth.shape[-2:])
+        for name, picture in zip(("image", "truth", "prediction"), _row(sample, prediction, cap), strict=False):
+            small = Image.fromarray(picture)
+            small.thumbnail((224, 224))
+            small.save(folder / f"{number}_{name}.png")
 
 
 def stack(sheets: Sequence[Image.Image]) -> Image.Image:

@@ -3,7 +3,8 @@
 import traceback
 from pathlib import Path
 
-from mde.report.merged import read_jobs, show_merged, write_merged
+from mde.report.merged import read_jobs, show_merged
+from mde.report.merged_page import write_merged
 from mde.report.terminal import say
 from mde.sweep.latency import measure
 

@@ -35,9 +35,12 @@ def job_name(overrides: Sequence[str]) -> str:
     be shortened or characters replaced, a hash of the overrides keeps it unique.
     """
     chosen = {item for item in overrides if not item.startswith(("sweep.", "sweep="))}
-    own = sorted(chosen, key=lambda item: ("." in item.partition("=")[0], item))  # what was shortened away is detail
+    own = sorted(
+        chosen, key=lambda item: ("/" in item, "." in item.partition("=")[0], item)
+    )  # details, shortened, last
     exact = [item.replace("=", "-", 1) for item in own]
-    clean = [re.sub(r"[^\w.-]+", "_", item, flags=re.ASCII) for item in exact]
+    ends = [re.sub(r"(?<=[-,\[])[^,\]]*/(?=[^/,\]]+/[^/,\]]+)", "", item) for item in exact]  # of paths
+    clean = [re.sub(r"[^\w.-]+", "_", item, flags=re.ASCII) for item in ends]
     name = "+".join(clean) or "defaults"
     if clean == exact and len(name) <= LONGEST_NAME:
         return name

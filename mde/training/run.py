@@ -26,7 +26,7 @@ from mde.models import build_model, load_model, save_model
 from mde.models.checkpoints import narrow_to
 from mde.models.network import DepthNetwork
 from mde.report.page import write_report
-from mde.report.pictures import picture_sheet
+from mde.report.pictures import picture_sheet, save_predictions
 from mde.report.record import describe_model, new_record, read_record, write_record
 from mde.report.terminal import say, show_cost, show_quality
 from mde.report.wandb_results import log_results
@@ -167,7 +167,9 @@ def finish(
         dense = load_model(compression.dense_file)
         record["teacher"] = str(compression.dense_file) if config.recovery.kind == "distill" else ""
         record["before"] = {"model": describe_model(dense, size, compression.dense_file)}
-        record["before"]["quality"] = qualities(dense, size, evaluated, config.protocol, "before: ")
+        known = known_qualities(config, dense, evaluated)
+        rest = [frames for frames in evaluated if frames.name not in known]
+        record["before"]["quality"] = known | qualities(dense, size, rest, config.protocol, "before: ")
     record["quality"] = qualities(model, size, evaluated, config.protocol, "")
     ramp = {f.name: evaluate(ramp_predictor, f, protocol=config.protocol, limit=frame_limit()) for f in evaluated}
     record["baselines"] = {"vertical_ramp": ramp}
@@ -176,6 +178,9 @@ def finish(
         samples = [frames[index] for index in spread(len(frames), 6)]
         sheet = picture_sheet(samples, network_predictor(model, size), frames.cap)
         sheet.save(run_dir / "pictures" / f"{frames.name}.png")
+    first = evaluated[0]
+    shown = [first[index] for index in spread(len(first), 3)]
+    save_predictions(shown, network_predictor(model, size), first.cap, run_dir / "predictions")
     if HydraConfig.get().mode == RunMode.RUN:  # jobs of a sweep may run side by side: it measures them at its end
         add_latency(record, model, dense if compression else None, size)
     record["status"] = "complete"
@@ -184,6 +189,23 @@ def finish(
     show_quality(record)
     show_cost(record)
     say(f"report: {page}")
+
+
+def known_qualities(config: DictConfig, dense: DepthNetwork, sets: list[Frames]) -> dict[str, dict[str, Any]]:
+    """What the run that trained `dense` found on those of `sets` that it evaluated alike: not measured twice."""
+    origin = Path(config.weights)
+    if origin.suffix != ".safetensors" or not (origin.parent / "metrics.json").exists():
+        return {}
+    record, tensors = read_record(origin.parent), load_model(origin).state_dict()
+    same = all(torch.equal(tensor, tensors[name]) for name, tensor in dense.state_dict().items() if name in tensors)
+    if not same or record["status"] != "complete" or record["model"]["input"] != list(config.size):
+        return {}
+    expected = {frames.name: len(spread(len(frames), frame_limit())) for frames in sets}
+    return {
+        name: entry
+        for name, entry in record["quality"].items()
+        if entry["frames"] == expected.get(name) and entry["protocol"] == config.protocol
+    }
 
 
 def qualities(

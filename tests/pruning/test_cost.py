@@ -50,7 +50,6 @@ def test_a_narrowed_network_counts_like_a_dense_one(least):
     assert all(now[name] == width for name, width in dense.items() if name in now)
 
 
-@pytest.mark.xfail(strict=True, reason="layers_of runs the network in the mode it finds: training updates statistics")
 def test_looking_at_a_network_in_training_changes_no_statistics():
     model = lively()
     groups = channel_groups(model)

@@ -141,7 +141,7 @@ def test_more_than_all_weights_cannot_go():
 
 def test_two_of_every_four_input_channels_stay_the_largest():
     model = without_zeros()
-    masks = two_four_masks(scores_of(model), model)
+    masks = two_four_masks(model, scores_of(model))
     for name, mask in masks.items():
         weight, kept = model.get_parameter(name).detach().abs().numpy(), mask.numpy()
         out, channels, height, width = kept.shape
@@ -154,7 +154,7 @@ def test_two_of_every_four_input_channels_stay_the_largest():
 
 def test_two_of_four_leaves_out_the_stem_depthwise_layers_and_the_head():
     model = without_zeros()
-    masks = two_four_masks(scores_of(model), model)
+    masks = two_four_masks(model, scores_of(model))
     for name in convolution_weights(model):
         convolution = model.get_submodule(name.removesuffix(".weight"))
         left_out = name == "encoder.conv_stem.weight" or convolution.groups != 1 or name.startswith("decoder.head.")
@@ -195,7 +195,7 @@ def test_an_unknown_rule_is_an_error():
 def test_masks_leave_other_weights_and_the_networks_running():
     model = without_zeros()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    masks = two_four_masks(scores_of(model), model)
+    masks = two_four_masks(model, scores_of(model))
     apply_masks(model, masks)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name] * masks[name] if name in masks else before[name])
@@ -205,7 +205,7 @@ def test_masks_leave_other_weights_and_the_networks_running():
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_nothing_survives_under_a_mask(value):
     model = without_zeros()
-    masks = two_four_masks(scores_of(model), model)
+    masks = two_four_masks(model, scores_of(model))
     with torch.no_grad():
         for name in masks:
             model.get_parameter(name).fill_(value)

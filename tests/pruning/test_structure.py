@@ -139,7 +139,6 @@ def test_both_orders_of_operations_have_the_same_groups():
     assert ours == published
 
 
-@pytest.mark.xfail(strict=True, reason="named after the convolution where Torch-Pruning began, such as a depthwise one")
 def test_a_group_is_named_after_the_first_convolution_that_writes_it():
     model = lively()
     order = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
@@ -169,7 +168,6 @@ def test_tracing_leaves_what_is_learned_and_the_statistics_as_they_were():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.xfail(strict=True, reason="Torch-Pruning's tracer calls model.eval() and channel_groups does not undo it")
 def test_tracing_leaves_the_modes_as_they_were():
     model = lively().train()
     model.encoder.bn1.eval()
@@ -190,8 +188,14 @@ def test_pruning_keeps_modes_hooks_and_what_is_learned():
     assert all(module.training for module in model.modules())
 
 
-@pytest.mark.xfail(strict=True, reason="narrow_to makes every parameter float32 and contiguous")
-@pytest.mark.parametrize("change", [{"dtype": torch.float64}, {"memory_format": torch.channels_last}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"memory_format": torch.channels_last},
+        {"dtype": torch.float64},
+    ],
+    ids=str,
+)
 def test_pruning_keeps_type_and_memory_format(change):
     model = lively()
     groups = channel_groups(model)
@@ -323,10 +327,7 @@ class Small(DepthNetwork):
     [
         "concatenates",
         "fails",
-        pytest.param(
-            "fails at length",
-            marks=pytest.mark.xfail(strict=True, reason="the tracer's message is quoted with its line breaks"),
-        ),
+        "fails at length",
     ],
 )
 def test_a_network_that_cannot_be_traced_is_an_error_of_one_line(fault):

@@ -8,7 +8,8 @@ import re
 import pytest
 import yaml
 
-from mde.report.merged import cost_of, pareto_front, plot, read_jobs, show_merged, table, varying, write_merged
+from mde.report.merged import cost_of, pareto_front, read_jobs, show_merged, table, varying
+from mde.report.merged_page import plot, write_merged
 from tests.tiny_job import result
 
 

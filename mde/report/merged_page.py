@@ -1,0 +1,157 @@
+"""The page of a sweep, and the files for other programs beside it."""
+
+import base64
+import csv
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mde.atomic_file import atomic_file
+from mde.report.merged import Job, caption, cost_of, dataset_of, pareto_front, table, trade, varying
+from mde.report.page import STYLE
+
+WIDE = ".wide{overflow-x:auto;font-size:13px}.wide td,.wide th{padding:.25rem .5rem}"
+PREDICTIONS = "predictions"  # in a job's directory: a few frames as image, truth and prediction
+
+
+def write_merged(sweep_dir: Path, jobs: list[Job], notes: list[str]) -> Path:
+    """Writes report.html, summary.json and summary.csv of the sweep and returns the page's path."""
+    rows = _summary(jobs)
+    content = json.dumps({"schema": 1, "sweep": sweep_dir.name, "notes": notes, "jobs": rows}, indent=1)
+    flat = [{key: value for key, value in row.items() if key != "overrides"} | row["overrides"] for row in rows]
+    lines = io.StringIO(newline="")
+    writer = csv.DictWriter(lines, list(dict.fromkeys(key for row in flat for key in row)))
+    writer.writeheader()
+    writer.writerows(flat)
+    for name, text in (
+        ("summary.json", content),
+        ("summary.csv", lines.getvalue()),
+        ("report.html", merged_page(sweep_dir, jobs, notes)),
+    ):
+        with atomic_file(sweep_dir / name) as file:
+            file.write(text.encode())
+    return sweep_dir / "report.html"
+
+
+def plot(jobs: list[Job]) -> bytes:
+    """PNG: accuracy against cost with the Pareto front, and accuracy against sparsity; numbers are the table's."""
+    points, cost = trade(jobs), cost_of(jobs)
+    front = sorted(point for point, on in zip(points, pareto_front(points), strict=True) if on and point)
+    figure = Figure(figsize=(10.5, 4.2), layout="constrained", dpi=100)
+    left, right = figure.subplots(1, 2, sharey=True)
+    left.plot(*zip(*front, strict=True), color="0.6", linewidth=1.2, zorder=1, label="Pareto front")
+    names = [" ".join(job.overrides.get(key, "-") for key in varying(jobs) if key != "sparsity") for job in jobs]
+    series = list(dict.fromkeys(names))
+    for number, (job, name, point) in enumerate(zip(jobs, names, points, strict=True), start=1):
+        if point is None:
+            continue
+        color = f"C{series.index(name) % 10}"
+        label = name if name and names.index(name) == number - 1 and len(series) <= 10 else None
+        for axis, x in ((left, point[0]), (right, job.record["model"]["sparsity"])):
+            axis.scatter(x, point[1], color=color, s=36, zorder=2, label=label)
+            axis.annotate(str(number), (x, point[1]), textcoords="offset points", xytext=(5, 5), fontsize=8)
+    left.scatter(*zip(*front, strict=True), s=110, facecolors="none", edgecolors="0.3", zorder=3)
+    left.set_xlabel(cost.label)
+    right.set_xlabel("sparsity reached")
+    left.set_ylabel(f"delta1 ({dataset_of(jobs)})")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    left.legend(fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def picture_grid(jobs: list[Job]) -> bytes:
+    """PNG: frames as rows; image, truth and the prediction of every complete job as columns."""
+    shown = [job for job in jobs if job.complete and (job.directory / PREDICTIONS).is_dir()]
+    first, options = shown[0].directory / PREDICTIONS, varying(jobs)
+    columns = [("image", first, "image"), ("truth", first, "truth")]
+    columns += [(job.label(options).replace(" ", "\n"), job.directory / PREDICTIONS, "prediction") for job in shown]
+    frames = len(list(first.glob("*_image.png")))
+    figure = Figure(figsize=(1.6 * len(columns), 1.25 * frames + 0.4), layout="constrained", dpi=100)
+    axes = figure.subplots(frames, len(columns), squeeze=False)
+    for frame, row in enumerate(axes):
+        for axis, (title, folder, name) in zip(row, columns, strict=True):
+            path = folder / f"{frame}_{name}.png"
+            if path.exists():  # a job may have evaluated fewer frames
+                axis.imshow(Image.open(path), aspect="auto")
+            axis.set_axis_off()
+            if frame == 0:
+                axis.set_title(title, fontsize=7)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _summary(jobs: list[Job]) -> list[dict[str, Any]]:
+    rows = []
+    for job, on_front in zip(jobs, pareto_front(trade(jobs)), strict=True):
+        row: dict[str, Any] = {"job": job.name, "status": job.record.get("status", "no result"), "pareto": on_front}
+        row |= {"error": "" if job.complete else job.problem, "overrides": job.overrides}
+        if job.complete:
+            model = job.record["model"]
+            counted = ("sparsity", "parameters", "nonzero_parameters", "macs", "file_bytes")
+            row |= {f"model/{key}": model[key] for key in counted}
+            for dataset, entry in job.record["quality"].items():
+                row |= {f"{dataset}/{key}": entry.get(key) for key in ("delta1", "rmse", "mae", "abs_rel")}
+            for engine, entry in job.record["latency"].items():
+                row |= {f"{engine}/{key}": entry.get(key) for key in ("p50_ms", "speedup_vs_reference")}
+        rows.append(row)
+    return rows
+
+
+def merged_page(sweep_dir: Path, jobs: list[Job], notes: list[str]) -> str:
+    """The page's HTML; it holds its pictures itself."""
+    headings, rows = table(jobs)
+    failed = [job for job in jobs if not job.complete]
+    common = {key: value for key, value in jobs[0].overrides.items() if key not in varying(jobs)}
+    body = f"<h1>Sweep {_text(sweep_dir.name)}</h1>"
+    body += f"<p class='{'bad' if failed else 'note'}'>{len(rows)} of {len(jobs)} jobs complete.</p>"
+    if common:
+        shared = " ".join(f"{key}={value}" for key, value in common.items())
+        body += f"<p class='note'>Common to all: <code>{_text(shared)}</code></p>"
+    if rows:
+        head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
+        body += f"<h2>Results</h2><div class='wide'><table><tr>{head}</tr>"
+        for number, *cells in rows:
+            body += f"<tr><td>{_link(jobs[int(number) - 1], number)}</td>"
+            body += "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
+        body += (
+            f"</table></div><p class='note'>{_text(caption(jobs))} Numbers lead to the jobs' own pages. params: those "
+            "that are not zero, in 10\u2076; MACs: multiply-adds of one image, in 10\u2079.</p>"
+        )
+    if any(trade(jobs)):
+        data = base64.b64encode(plot(jobs)).decode()
+        body += f"<h2>Trade</h2><img alt='accuracy against cost and sparsity' src='data:image/png;base64,{data}'>"
+    if any(job.complete and (job.directory / PREDICTIONS).is_dir() for job in jobs):
+        data = base64.b64encode(picture_grid(jobs)).decode()
+        body += f"<h2>Pictures</h2><img alt='predictions of every job' src='data:image/png;base64,{data}'>"
+    if failed:
+        options = varying(jobs)
+        items = "".join(
+            f"<li>{_link(job, job.label(options))}: <span class='bad'>{_text(job.problem)}</span></li>"
+            for job in failed
+        )
+        body += f"<h2>Failures</h2><ul>{items}</ul>"
+    body += "".join(f"<p class='note'>{_text(note)}</p>" for note in notes)
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<title>mde: sweep {_text(sweep_dir.name)}</title><style>{STYLE}{WIDE}</style><body>{body}</body></html>"
+    )
+
+
+def _link(job: Job, text: str) -> str:
+    if not (job.directory / "report.html").exists():
+        return _text(text)
+    return f"<a href='{quote(job.name)}/report.html'>{_text(text)}</a>"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
