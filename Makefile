@@ -17,7 +17,10 @@ $(INSTALLED): pyproject.toml
 	touch $(INSTALLED)
 
 demo: install
-	$(PY) train.py experiment=demo
+	rm -rf outputs/demo
+	$(PY) train.py experiment=demo hydra.run.dir=outputs/demo/train
+	$(PY) prune.py checkpoint=outputs/demo/train/model.safetensors prune=channel sparsity=0.5 trainer.max_steps=40 \
+	    hydra.run.dir=outputs/demo/prune
 
 test: install
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2

@@ -18,7 +18,7 @@ h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 td,th{padding:.25rem .8rem;border-bottom:1px solid #e5e5e5;text-align:right}
 td:first-child,th:first-child,td.text{text-align:left}
-tr.baseline td{color:#777}img{max-width:100%}
+p,h1{overflow-wrap:anywhere}tr.baseline td{color:#777}img{max-width:100%}
 pre{background:#f6f6f6;padding:1rem;overflow-x:auto;font-size:13px}
 .note{color:#555}.bad{color:#b00020;font-weight:600}
 """
