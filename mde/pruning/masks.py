@@ -23,7 +23,7 @@ def fine_grained_masks(
     """
     if scope not in ("global", "layer"):
         raise MdeError(f"prune.scope={scope}: unknown; choose global or layer")
-    others = sum(int(parameter.count_nonzero()) for name, parameter in model.named_parameters() if name not in scores)
+    others = sum(parameter.numel() for name, parameter in model.named_parameters() if name not in scores)
     stay = round((1 - sparsity) * dense_parameters) - others
     if stay < 0:
         least = others / dense_parameters
