@@ -9,7 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mde.config import ImportanceConfig, PruneConfig, RecoveryConfig
 from mde.models import build_model, load_model, save_model
+from mde.pruning import Pruner, pruner
+from mde.pruning.channels import Limits, Search
+from mde.pruning.cost import cost, layers_of
+from mde.pruning.importance import channel_importance
+from mde.pruning.schedule import Schedule
+from mde.pruning.structure import channel_groups, keep_channels
+from mde.report.record import multiply_adds
 from tests.conftest import TINY, train_command
 
 
@@ -91,8 +99,8 @@ def test_a_run_killed_in_mid_schedule_ends_with_the_same_network_as_one_that_was
 
 
 def test_masked_weights_stay_zero_while_the_others_train(run_train, tiny, trained, tmp_path):
-    record = prune(run_train, tiny, trained, tmp_path, "prune=fine_grained", "sparsity=0.9", "trainer.max_steps=3",
-                   "importance=l1", "recovery.batchnorm_images=2")  # fmt: skip
+    options = ["prune=fine_grained", "prune.scope=layer", "sparsity=0.9", "trainer.max_steps=3", "importance=l1"]
+    record = prune(run_train, tiny, trained, tmp_path, *options, "recovery.batchnorm_images=2")
     assert record["model"]["sparsity"] == pytest.approx(0.9, abs=0.001)
     before, after = load_file(trained), load_file(tmp_path / "pruned/model.safetensors")
     for name, tensor in after.items():
@@ -104,12 +112,12 @@ def test_masked_weights_stay_zero_while_the_others_train(run_train, tiny, traine
 
 @pytest.mark.parametrize("kind", ["layer", "two_four"])
 def test_prune_and_evaluate_only(run_train, tiny, trained, tmp_path, kind):
-    sparsity = ["sparsity=0.05"] if kind == "layer" else []
+    sparsity = ["sparsity=0.2"] if kind == "layer" else []
     record = prune(run_train, tiny, trained, tmp_path, f"prune={kind}", *sparsity, "recovery=none", "importance=l1",
                    "recovery.batchnorm_images=2")  # fmt: skip
     assert record["model"]["steps"] == 0
     assert record["teacher"] == ""
-    low, high = (0.04, 0.06) if kind == "layer" else (0.3, 0.5)
+    low, high = (0.1, 0.3) if kind == "layer" else (0.3, 0.5)
     assert low < record["model"]["sparsity"] < high
     before, after = load_file(trained), load_file(tmp_path / "pruned/model.safetensors")
     for name, tensor in after.items():
@@ -132,24 +140,74 @@ def test_a_budget_of_multiply_adds_is_met(run_train, tiny, trained, tmp_path):
     assert record["model"]["macs"] == pytest.approx(1e8, rel=0.02)
 
 
-def test_a_budget_of_time_is_spent_by_measuring_and_its_profile_can_be_used_elsewhere(
-    run_train, tiny, trained, tmp_path
-):
+def test_a_budget_of_time_is_measured_here_or_taken_from_another_devices_profile(run_train, tiny, trained, tmp_path):
     options = ["prune=channel", "recovery=none", "importance=l1", "recovery.batchnorm_images=2", "prune.scan=true"]
-    options += ["prune.budget=latency_ms", "prune.target=2"]
-    record = prune(run_train, tiny, trained, tmp_path, *options)
-    assert record["model"]["macs"] < record["before"]["model"]["macs"]
+    record = prune(run_train, tiny, trained, tmp_path, *options, "prune.budget=fps", "prune.target=0.01")
+    assert record["model"]["macs"] == record["before"]["model"]["macs"], "fast enough already"
     assert (tmp_path / "pruned/pictures/sensitivity.png").exists()
-    path = tmp_path / "profile.json"
     profile = json.loads((tmp_path / "pruned/profile.json").read_text())
+    path = tmp_path / "profile.json"
     path.write_text(json.dumps(profile | {"total_ms": 4.0}))  # of a device that is exactly so fast
-    given = prune(run_train, tiny, trained, tmp_path, *options, f"prune.profile={path}")
-    assert given["model"]["macs"] < given["before"]["model"]["macs"]
+    options += ["prune.budget=latency_ms", "prune.target=2.6", f"prune.profile={path}"]
+    given = prune(run_train, tiny, trained, tmp_path, *options)
+    assert given["model"]["macs"] < 0.8 * given["before"]["model"]["macs"]
     path.write_text(json.dumps(profile | {"input": [96, 96]}))
-    command = train_command(f"checkpoint={trained}", *tiny, *options, f"prune.profile={path}", script="prune.py")
+    command = train_command(f"checkpoint={trained}", *tiny[:-3], *options, script="prune.py")
     refused = subprocess.run(**command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "of input [96, 96], not [64, 64]" in refused.stderr
+
+
+def test_the_search_for_a_time_is_corrected_by_what_is_measured(monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    model = build_model("midas_small", encoder="lite0")
+    groups = channel_groups(model)
+    layers = layers_of(model, groups, (64, 64))
+    widths = {group.name: group.width for group in groups}
+    dense = cost(layers, widths).macs
+
+    def as_many_macs(network):
+        return multiply_adds(network, (64, 64)) / dense
+
+    profile = {
+        "total_ms": 10.0,
+        "widths": widths,
+        "layers": {layer.name: ideal(layer, widths) for layer in layers if layer.area},
+    }
+    monkeypatch.setattr(pruner, "measure_profile", lambda *_: described(profile, model))
+    # A device on which what remains takes longer than its layers alone would say.
+    asked = []
+    monkeypatch.setattr(
+        pruner, "time_share", lambda network, *_: asked.append(as_many_macs(network) ** 0.8) or asked[-1]
+    )
+    options = PruneConfig(kind="channel", sparsity=None, budget="latency_ms", target=6.0)
+    callback = Pruner(
+        options, ImportanceConfig("l1"), Schedule("one_shot", 0, 0, 1), RecoveryConfig("none"), (64, 64), tmp_path
+    )
+    callback.share = 1.0
+    save_model(model, callback.dense_file)
+    scores = channel_importance(model, groups, "l1")
+
+    def search(aims):
+        return Search(layers, groups, widths, scores, Limits(8, 0.9, {}), "global", aims).run()
+
+    keep = callback._within_latency(model, groups, layers, search)
+    keep_channels(model, groups, keep)
+    assert len(asked) > 1
+    assert asked[0] > 0.6, "the first aim missed, or the test shows nothing"
+    assert 0.5 < as_many_macs(model) ** 0.8 <= 0.6
+
+
+def ideal(layer, widths):
+    """Times in proportion to the multiply-adds."""
+    reads, writes = layer.read(widths), layer.written(widths)
+    grid = [reads] if layer.depthwise else [0, reads]
+    whole = layer.macs(widths)
+    return {"reads": grid, "writes": [0, writes], "ms": [[0, whole * r / reads] for r in grid]}
+
+
+def described(profile, model):
+    return profile | {"network": model.name, "options": model.options, "input": [64, 64]}
 
 
 @pytest.mark.parametrize(
