@@ -84,7 +84,7 @@ def fill_in(config: DictConfig, recovery: str) -> None:
     """What null stands for in the schedule, in place."""
     schedule, last = config.schedule, config.trainer.max_steps
     if schedule.start is None:
-        schedule.start = last if recovery == "none" else last // 2 if config.weights in UNTRAINED else 0
+        schedule.start = last if recovery == "none" else (last + 1) // 2 if config.weights in UNTRAINED else 0
     if schedule.start > last:
         raise MdeError(f"schedule.start={schedule.start}: after the last step, trainer.max_steps={last}")
     if schedule.end is None:
