@@ -144,6 +144,7 @@ class RecoveryConfig:
     kind: str = "distill"  # none: prune after the last step | finetune | distill
     output: float = 1.0  # weight of the teacher's prediction
     features: float = 1.0  # weight of the teacher's features
+    fade: int | None = None  # steps after the last pruning in which the teacher's weight falls to 0; null: see docs
     batchnorm_images: int = 64  # on which the change of BatchNorm's inputs is measured
 
 

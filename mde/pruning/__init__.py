@@ -19,7 +19,7 @@ UNTRAINED = ("none", "imagenet")  # weights whose decoder knows nothing
 
 
 def build_pruner(config: DictConfig, run_dir: Path) -> Pruner | None:
-    """The callback that `config` asks for, None with prune=none; fills in what is null in config.schedule.
+    """The callback that `config` asks for, None with prune=none; fills in what is null in schedule and recovery.
 
     Raises MdeError for options that contradict one another.
     """
@@ -30,6 +30,7 @@ def build_pruner(config: DictConfig, run_dir: Path) -> Pruner | None:
     if prune.kind == "none":
         return None
     fill_in(config, recovery.kind)
+    recovery.fade = config.recovery.fade
     if recovery.kind == "distill" and config.weights in UNTRAINED and config.schedule.start == 0:
         raise MdeError(
             f"recovery=distill: with weights={config.weights} and schedule.start=0 the teacher never trained; "
@@ -81,7 +82,7 @@ def _check_budget(prune: PruneConfig) -> None:
 
 
 def fill_in(config: DictConfig, recovery: str) -> None:
-    """What null stands for in the schedule, in place."""
+    """What null stands for in schedule and recovery, in place."""
     schedule, last = config.schedule, config.trainer.max_steps
     if schedule.start is None:
         schedule.start = last if recovery == "none" else (last + 1) // 2 if config.weights in UNTRAINED else 0
@@ -91,5 +92,10 @@ def fill_in(config: DictConfig, recovery: str) -> None:
         schedule.end = schedule.start if schedule.kind == "one_shot" else (schedule.start + last) // 2
     if schedule.end > last:
         raise MdeError(f"schedule.end={schedule.end}: after the last step, trainer.max_steps={last}")
+    if config.recovery.fade is None:
+        # A teacher that is half trained itself holds its student back: with its full weight to the end, a default run
+        # pruned at step 200 of 400 gained 0.3 points of delta1 in the second half; dense runs gain several.
+        rest = last - schedule.end
+        config.recovery.fade = max(1, rest // 4 if config.weights in UNTRAINED else rest)
     if schedule.interval is None:
         schedule.interval = max(1, (schedule.end - schedule.start) // 8)

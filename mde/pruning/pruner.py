@@ -81,6 +81,11 @@ class Pruner(Compression):
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         assert isinstance(module, DepthModule)
         self.follow(trainer.global_step, module, trainer.datamodule, trainer)  # type: ignore[attr-defined]
+        if isinstance(module.beside, Distillation):
+            assert self.recovery.fade is not None
+            module.beside.weight = min(1.0, 1 - (trainer.global_step - self.schedule.end) / self.recovery.fade)
+            if module.beside.weight <= 0:
+                module.beside = None
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         assert isinstance(module, DepthModule)

@@ -61,6 +61,8 @@ class Distillation:
     A student's channels are some of its teacher's (`kept`: group name -> their indices there), so features are compared
     channel by channel and no adapter is learned.
 
+    weight  of both terms beside those of the depth losses
+
     Called with normalised images (N, 3, H, W) and the student's prediction for them, straight after its forward pass;
     returns the weighted terms, scalars:
     distil_output    mean |student - teacher| over the teacher's mean absolute deviation from its median, per image
@@ -78,6 +80,7 @@ class Distillation:
     ):
         self.teacher = teacher.eval().requires_grad_(False)
         self.kept, self.output, self.features = kept, output, features
+        self.weight = 1.0
         self.group = {member: group.name for group in groups for member, axis in group.members if axis == OUT}
         self.seen: dict[str, dict[str, Tensor]] = {"teacher": {}, "student": {}}
         for who, network in ("teacher", self.teacher), ("student", student):
@@ -92,8 +95,8 @@ class Distillation:
         difference = (prediction.float() - wanted).abs().mean(dim=(1, 2, 3))
         terms = [self._tap(tap) for tap in TAPS]
         return {
-            "distil_output": self.output * (difference / spread).mean(),
-            "distil_features": self.features * torch.stack(terms).mean(),
+            "distil_output": self.weight * self.output * (difference / spread).mean(),
+            "distil_features": self.weight * self.features * torch.stack(terms).mean(),
         }
 
     def _tap(self, tap: str) -> Tensor:
