@@ -23,7 +23,7 @@ demo: install
 	    hydra.run.dir=outputs/demo/prune
 
 test: install
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
