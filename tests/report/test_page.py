@@ -56,7 +56,7 @@ def test_multiply_adds_and_parameters_of_the_published_network():
     described = describe_model(model, (256, 256))
     assert described["parameters"] == 16_600_929
     assert described["macs"] == pytest.approx(4.595e9, rel=0.005)
-    assert described["sparsity"] == 0
+    assert described["sparsity"] == pytest.approx(0, abs=1e-6)  # a random weight may happen to be zero
 
 
 def test_zeroed_weights_are_not_counted_as_nonzero():
