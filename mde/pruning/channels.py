@@ -12,7 +12,7 @@ from mde.errors import MdeError
 from mde.pruning.cost import Layer, cost
 from mde.pruning.structure import ChannelGroup
 
-MACS_POWER = 0.8  # with a sparsity s, s^0.8 of the multiply-adds go: half of the parameters, 57 % of the time
+MACS_POWER = 0.8  # with a sparsity s, s^0.8 of the multiply-adds go: 57 % with half of the parameters
 FLOOR = 0.01  # of the mean importance
 
 
