@@ -82,9 +82,8 @@ class Pruner(Compression):
         assert isinstance(module, DepthModule)
         self.follow(trainer.global_step, module, trainer.datamodule, trainer)  # type: ignore[attr-defined]
         if isinstance(module.beside, Distillation):
-            assert self.recovery.fade is not None
-            module.beside.weight = min(1.0, 1 - (trainer.global_step - self.schedule.end) / self.recovery.fade)
-            if module.beside.weight <= 0:
+            module.beside.weight = self.teacher_weight(trainer.global_step)
+            if not module.beside.weight:
                 module.beside = None
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
@@ -92,6 +91,11 @@ class Pruner(Compression):
         apply_masks(module.model, self.masks)
         if trainer.global_step == trainer.max_steps:
             self.follow(trainer.global_step, module, trainer.datamodule, trainer)  # type: ignore[attr-defined]
+
+    def teacher_weight(self, step: int) -> float:
+        """1 until the last pruning, then falling to 0 in recovery.fade steps."""
+        assert self.recovery.fade is not None
+        return min(1.0, max(0.0, 1 - (step - self.schedule.end) / self.recovery.fade))
 
     def follow(self, step: int, module: DepthModule, data: DepthData, trainer: L.Trainer | None = None) -> None:
         """Prunes `module`'s network as far as the schedule asks for at `step`, unless that was done already."""

@@ -48,16 +48,7 @@ def _section(name: str, panels: list[PanelTypes], columns: int = 3) -> ws.Sectio
 
 def _against_sparsity(dataset: str) -> list[PanelTypes]:
     """One line a kind of pruning, and every run as a point."""
-    delta1 = f"test/{dataset}/delta1"
-    line = wr.LinePlot(
-        title=f"{dataset}: delta1 by kind of pruning",
-        x=SPARSITY,
-        y=[delta1],
-        title_x="sparsity",
-        groupby=wr.Config("prune.kind"),
-        groupby_aggfunc="mean",
-        groupby_rangefunc="minmax",
-    )
+    line = _mean_line(dataset, "by kind of pruning", wr.Config("prune.kind"))
     points = [_scatter(dataset, metric, SPARSITY, "sparsity") for metric in ("delta1", "abs_rel", "rmse")]
     return [line, *points]
 
@@ -78,20 +69,24 @@ def _scatter(dataset: str, metric: str, cost: str, label: str) -> PanelTypes:
     )
 
 
-def _sweeps(dataset: str) -> list[PanelTypes]:
-    delta1 = f"test/{dataset}/delta1"
-    line = wr.LinePlot(
-        title=f"{dataset}: delta1 against sparsity by sweep",
+def _mean_line(dataset: str, title: str, groupby: wr.Config | wr.Metric) -> wr.LinePlot:
+    """delta1 against sparsity: the mean and range of each group of runs."""
+    return wr.LinePlot(
+        title=f"{dataset}: delta1 {title}",
         x=SPARSITY,
-        y=[delta1],
+        y=[f"test/{dataset}/delta1"],
         title_x="sparsity",
-        groupby=wr.Metric("Group"),
+        groupby=groupby,
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",
     )
+
+
+def _sweeps(dataset: str) -> list[PanelTypes]:
+    line = _mean_line(dataset, "against sparsity by sweep", wr.Metric("Group"))
     best = wr.BarPlot(
         title=f"{dataset}: best delta1 of each sweep",
-        metrics=[delta1],
+        metrics=[f"test/{dataset}/delta1"],
         groupby=wr.Metric("Group"),
         groupby_aggfunc="max",
     )

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from mde.config import ImportanceConfig, PruneConfig, RecoveryConfig
 from mde.models import build_model, load_model, save_model
-from mde.pruning import Pruner, pruner
+from mde.pruning import Pruner, build_pruner, pruner
 from mde.pruning.channels import Limits, Search
 from mde.pruning.cost import cost, layers_of
 from mde.pruning.importance import channel_importance
@@ -19,6 +20,7 @@ from mde.pruning.schedule import Schedule
 from mde.pruning.structure import channel_groups, keep_channels
 from mde.report.record import multiply_adds
 from tests.conftest import TINY, train_command
+from tests.test_config import composed
 
 
 @pytest.fixture
@@ -240,3 +242,13 @@ def test_structural_pruning_in_several_processes_is_refused_in_one_line(run_trai
     answer = run_train(*tiny, *options, f"hydra.run.dir={tmp_path}/run", "trainer.max_steps=2")
     assert answer.returncode != 0
     assert "prune=channel: not in several processes" in answer.stderr
+
+
+def test_a_teachers_weight_falls_to_zero_sooner_where_it_is_half_trained():
+    config = composed("prune=channel", "sparsity=0.3", "trainer.max_steps=400")
+    build_pruner(config, Path("unused"))
+    assert (config.schedule.start, config.schedule.end, config.recovery.fade) == (200, 200, 50)
+    config = composed("prune=channel", "sparsity=0.3", "trainer.max_steps=400", "weights=/trained")
+    callback = build_pruner(config, Path("unused"))
+    assert (config.schedule.start, config.recovery.fade) == (0, 400)
+    assert [callback.teacher_weight(step) for step in (0, 100, 399, 400)] == pytest.approx([1, 0.75, 0.0025, 0])
