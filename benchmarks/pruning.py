@@ -44,7 +44,7 @@ def pruned(model: DepthNetwork, kind: str, sparsity: float, size: tuple[int, int
         layers, dense = layers_of(model, groups, size), dense_widths(model, groups)
         scores = channel_importance(model, groups, "l1")
         search = Search(
-            layers, groups, dense, scores, Limits(8, 0.9, {}), "global", sparsity_aims(layers, dense, sparsity)
+            layers, groups, dense, scores, Limits(16, 0.9, {}), "global", sparsity_aims(layers, dense, sparsity)
         )
         keep_channels(model, groups, search.run())
         return model

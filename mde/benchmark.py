@@ -12,68 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from rich.progress import Progress, track
 from torch import nn
 
+from mde.engines import check_engines, engine_version, open_engine
 from mde.errors import MdeError
 from mde.export import export_onnx
-from mde.export.openvino import openvino
 
-Engine = Callable[[np.ndarray], np.ndarray]
-ENGINES = {"onnxruntime": (".onnx",), "openvino": (".xml", ".onnx")}  # and the files that each reads
-VERSIONS = {"onnxruntime": onnxruntime.__version__, "openvino": openvino.get_version()}
+ENGINES = ("onnxruntime", "openvino")  # that read ONNX files
 REFERENCE = "reference"
 PARITY = 1e-3  # of the output's range
-
-
-def open_engine(engine: str, path: Path, threads: int) -> Engine:
-    """A function from float32 (1, 3, H, W) to float32 (1, 1, H, W) that runs the file in FP32 on `threads` CPU threads.
-
-    engine  "onnxruntime" (.onnx) or "openvino" (.xml or .onnx)
-
-    MdeError for another engine or suffix, and for a file that is missing or that the engine refuses.
-    """
-    check_engines([engine])
-    if path.suffix not in ENGINES[engine]:
-        raise MdeError(f"{path}: {engine} reads {' or '.join(ENGINES[engine])}; export the network again")
-    if not path.is_file():
-        raise MdeError(f"{path}: no such file; export the network first")
-    try:
-        return _open_onnxruntime(path, threads) if engine == "onnxruntime" else _open_openvino(path, threads)
-    except Exception as error:  # the engines' errors have no class in common
-        reason = str(error).strip().partition("\n")[0]
-        raise MdeError(f"{path}: {engine} cannot open it ({reason}); export the network again") from error
-
-
-def check_engines(engines: Sequence[str]) -> None:
-    """MdeError names the first engine that is unknown."""
-    for engine in engines:
-        if engine not in ENGINES:
-            raise MdeError(f"engine {engine}: unknown; choose from {', '.join(ENGINES)}")
-
-
-def _open_onnxruntime(path: Path, threads: int) -> Engine:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Idle workers would otherwise spin for a while after each call, in the time of whatever is measured next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda image: session.run(None, {name: image})[0]
-
-
-def _open_openvino(path: Path, threads: int) -> Engine:
-    options = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",  # the CPU plugin takes bfloat16 by itself where the processor has it
-    }
-    compiled = openvino.Core().compile_model(path, "CPU", options)
-    return lambda image: compiled(image)[0]
 
 
 def interleave(
@@ -105,14 +54,15 @@ def measure_latency(
     graphs: dict[str, nn.Module],
     size: tuple[int, int],
     *,
-    engines: Sequence[str] = tuple(ENGINES),
+    engines: Sequence[str] = ENGINES,
     threads: int = 2,
     warmup: int = 5,
     rounds: int = 30,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Latency of each of `graphs` for one image of `size` (height, width): name -> engine -> entry of metrics.json.
 
-    Graphs are taken as given, in eval mode, and one of them is called "reference": a speed-up is the median, over
+    Graphs are taken as given, in eval mode, and one of them is called "reference", the published network, which is
+    exported without the exact rewrites: a speed-up is the median, over
     rounds, of the reference's time over the graph's in the same engine and round. All graphs of an engine are open at
     once, the engines one after the other. MdeError when the reference is missing, an engine is unknown, a graph cannot
     be exported, or an engine computes something else than PyTorch does.
@@ -125,20 +75,21 @@ def measure_latency(
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(graphs)}
         expected = {
-            name: _export(graphs[name], file, image) for name, file in track(files.items(), "exporting", transient=True)
+            name: _export(graphs[name], file, image, as_published=name == REFERENCE)
+            for name, file in track(files.items(), "exporting", transient=True)
         }
         for engine in engines:
             times = _time_in(engine, files, image.numpy(), expected, threads, warmup, rounds)
-            common = {"threads": threads, "warmup": warmup, "engine_version": VERSIONS[engine]}
+            common = {"threads": threads, "warmup": warmup, "engine_version": engine_version(engine)}
             for name in graphs:
                 latency[name][engine] = latency_entry(times[name], times[REFERENCE]) | common
     return latency
 
 
-def _export(graph: nn.Module, path: Path, image: torch.Tensor) -> np.ndarray:
+def _export(graph: nn.Module, path: Path, image: torch.Tensor, as_published: bool) -> np.ndarray:
     """Writes `graph` to `path` and returns what PyTorch computes of `image`."""
     graph = copy.deepcopy(graph).cpu().eval()
-    export_onnx(graph, path, (image.shape[2], image.shape[3]))
+    export_onnx(graph, path, (image.shape[2], image.shape[3]), as_published=as_published)
     with torch.no_grad():
         return graph(image).numpy()
 

@@ -132,7 +132,7 @@ def _options() -> list[str]:
     store = ConfigStore.instance().repo
     options = [path.name for path in CONF.iterdir() if path.is_dir()]
     for name, node in store.items():
-        if name == "prune_run_schema.yaml":  # train.py's options and one more
+        if name in ("prune_run_schema.yaml", "deploy_schema.yaml"):  # the first holds train.py's options too
             options += list(_dotted(node.node, ""))
         elif isinstance(node, dict):
             for schema in node.values():

@@ -120,7 +120,7 @@ class PruneConfig:
     scan: bool = False  # first prune each group alone, and plot what that costs
     scope: str = "global"  # global: where it costs least; layer: the same share everywhere
     rule: str = "share"  # kind=layer: layers until the zeroed share is nearest, or the paper's `count` of layers
-    multiple: int = 8  # widths are multiples of it
+    multiple: int = 16  # widths are multiples of it
     max_share: float = 0.9  # of the channels that a group may lose
     limits: dict[str, float] = field(default_factory=dict)  # pattern of layer names: a max_share of their own
 
@@ -189,11 +189,50 @@ class PruneRunConfig(TrainConfig):
     size: list[int] | None = None  # type: ignore[assignment]  # null: what the network was trained at
 
 
+@dataclass
+class TargetConfig:
+    """The engine that will run the network."""
+
+    name: str = "onnxruntime"  # pytorch | onnxruntime | openvino | litert | tensorrt
+    opset: int = 17  # of ONNX; 13 for TensorRT 8.2 (JetPack 4)
+    layout: str = "nhwc"  # of the image: nhwc | nchw
+    dtype: str = "uint8"  # of the image: uint8 | float32, for TensorRT before 8.5
+    library: str = "auto"  # of target=tensorrt: auto | tensorrt | tensorrt_rtx
+
+
+@dataclass
+class QuantizeConfig:
+    """Precision of the deployed network."""
+
+    kind: str = "none"  # none | float16 | int8 | dynamic
+    frames: int = 64  # training frames that int8 is calibrated on
+    max_drop: float = 0.01  # of delta1; int8 leaves the most sensitive layers in float until it holds
+    gate_frames: int = 64  # validation frames on which that is decided
+
+
+@dataclass
+class DeployConfig:
+    """`deploy.py`: a network in, a verified file for an engine out."""
+
+    checkpoint: str = MISSING  # midas | imagenet | PATH
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: Any = MISSING
+    target: TargetConfig = field(default_factory=TargetConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    size: list[int] | None = None  # height, width: multiples of 32; null: what the network was trained at
+    threads: int = 2  # of the CPU
+    parity_frames: int = 16
+    evaluate: list[str] = field(default_factory=list)  # folders that fill rows of the table
+    seed: int = 0
+
+
 def register_schema() -> None:
     """Make the dataclasses known to Hydra under the names that the YAML files' defaults lists use."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="prune_run_schema", node=PruneRunConfig)
+    store.store(name="deploy_schema", node=DeployConfig)
     for group, name, node in [
         ("model", "model_schema", ModelConfig),
         ("data", "synthetic_schema", SyntheticData),
@@ -209,5 +248,7 @@ def register_schema() -> None:
         ("importance", "importance_schema", ImportanceConfig),
         ("schedule", "schedule_schema", ScheduleConfig),
         ("recovery", "recovery_schema", RecoveryConfig),
+        ("target", "target_schema", TargetConfig),
+        ("quantize", "quantize_schema", QuantizeConfig),
     ]:
         store.store(group=group, name=name, node=node)

@@ -8,7 +8,9 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from mde.data.sample import Frames, Sample
+from mde.data.datamodule import parts_of
+from mde.data.folder import FolderFrames
+from mde.data.sample import Frames, Sample, Splits
 from mde.data.transforms import normalise, resize_image
 from mde.errors import MdeError
 from mde.metrics import Align, DepthMetrics, resize_prediction, vertical_ramp
@@ -59,6 +61,23 @@ def evaluate(
     if not quality["frames"]:
         raise MdeError(f"{frames.name}: no frame has a depth up to {frames.cap:g} m; is the depth unit right?")
     return quality
+
+
+def evaluation_sets(splits: Splits, folders: list[str]) -> list[Frames]:
+    """The run's own test frames (validation where it has none), then the folders named in evaluate=.
+
+    Of a folder with an official split the test part, else all of it. Opened before training, so that a wrong path is
+    found at once.
+    """
+    sets = list(parts_of(splits.test if splits.test is not None else splits.validation))
+    for folder in folders:
+        frames = FolderFrames(folder)
+        if frames.has_split:
+            frames = FolderFrames(folder, split="test")
+        if frames.name in [known.name for known in sets]:
+            raise MdeError(f"evaluate={folder}: a set called {frames.name} is evaluated already; change its meta.json")
+        sets.append(frames)
+    return sets
 
 
 def spread(length: int, limit: int | None) -> list[int]:

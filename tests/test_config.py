@@ -25,12 +25,32 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("script", ["train", "prune"])
-@pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_choice_of_every_group_composes_and_resolves(path: Path, script: str):
+def groups_of(script: str) -> set[str]:
+    """The groups from which a script's defaults list chooses."""
+    return {
+        key for entry in OmegaConf.load(CONF / f"{script}.yaml").defaults if not isinstance(entry, str) for key in entry
+    }
+
+
+CHOICES = [
+    (script, path)
+    for script in ("train", "prune", "deploy")
+    for path in sorted(CONF.glob("*/*.yaml"))
+    if path.parent.name in groups_of(script)
+]
+
+
+def test_every_group_belongs_to_a_script():
+    assert {path.parent.name for path in CONF.glob("*/*.yaml")} == {path.parent.name for _, path in CHOICES}
+
+
+@pytest.mark.parametrize(
+    ("script", "path"), CHOICES, ids=[f"{path.parent.name}/{path.stem}-{s}" for s, path in CHOICES]
+)
+def test_every_choice_of_every_group_composes_and_resolves(script: str, path: Path):
     root = [] if path.parent.name != "data" else {
         "mix": ["data.parts.folder.root=/x"], "synthetic": []}.get(path.stem, ["data.root=/x"])  # fmt: skip
-    checkpoint = ["checkpoint=/x"] if script == "prune" else []
+    checkpoint = ["checkpoint=/x"] if script != "train" else []
     config = composed(f"{path.parent.name}={path.stem}", *root, *checkpoint, script=script)
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 

@@ -9,24 +9,35 @@ from typing import Any
 from unittest import mock
 
 import onnx
+import onnxslim
 import torch
 from torch import nn
 from torch.onnx.symbolic_helper import parse_args
 
 from mde.atomic_file import atomic_file
 from mde.errors import MdeError
+from mde.export.image_graph import ImageGraph
 
 
-def export_onnx(model: nn.Module, path: Path, size: tuple[int, int], opset: int = 17) -> None:
+def export_onnx(
+    model: nn.Module, path: Path, size: tuple[int, int], opset: int = 17, as_published: bool = False
+) -> None:
     """Writes `model`, in eval mode, to `path` for one image of `size` (height, width); every shape is a constant.
 
-    Input "image": (1, 3, H, W), normalised as the network takes it. Output "inverse_depth": (1, 1, H, W). MdeError
-    when the network cannot be exported at this size, when the file's opset is not `opset`, or the checker refuses it.
+    Input "image": as an ImageGraph takes it, else (1, 3, H, W), normalised as the network takes it. Output
+    "inverse_depth": (1, 1, H, W).
+
+    as_published  leaves the graph as torch writes it; otherwise paddings become constants and the graph is simplified,
+                  both exactly: the baseline of a speed figure must not gain by our rewrites
+
+    MdeError when the network cannot be exported at this size, when the file's opset is not `opset`, or the checker
+    refuses it.
     """
-    image = torch.zeros(1, 3, *size, device=next(model.parameters()).device)
+    image = model.example(size) if isinstance(model, ImageGraph) else torch.zeros(1, 3, *size)
+    image = image.to(next(model.parameters()).device)
     content = io.BytesIO()
     try:
-        with _quiet(), _constant_padding(opset):
+        with _quiet(), contextlib.nullcontext() if as_published else _constant_padding(opset):
             # The newer exporter (dynamo=True) writes opset 18 whatever is asked for.
             torch.onnx.export(
                 model,
@@ -38,6 +49,8 @@ def export_onnx(model: nn.Module, path: Path, size: tuple[int, int], opset: int 
                 output_names=["inverse_depth"],
             )
         graph = onnx.load_from_string(content.getvalue())
+        if not as_published:
+            graph = onnxslim.slim(graph)
         onnx.checker.check_model(graph, full_check=True)
     except Exception as error:  # tracing runs the network's own code, which can fail in any way
         reason = str(error).strip().partition("\n")[0]
@@ -49,7 +62,7 @@ def export_onnx(model: nn.Module, path: Path, size: tuple[int, int], opset: int 
     if written != opset:
         raise MdeError(f"{path}: the exporter wrote opset {written} instead of {opset}; choose another opset")
     with atomic_file(path) as file:
-        file.write(content.getvalue())
+        file.write(graph.SerializeToString())
 
 
 def opset_of(graph: onnx.ModelProto) -> int:

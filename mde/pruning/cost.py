@@ -1,4 +1,6 @@
-"""What a network costs as a function of its widths: parameters and multiply-adds, exactly, without building it."""
+"""What a network costs as a function of its widths: parameters, multiply-adds and elements moved, exactly, without
+building it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ class Layer:
     area: int  # of the kernel; 0 for BatchNorm
     height: int  # of the output, in pixels
     width: int
+    stride: int
     per_channel: int  # parameters that each channel written has besides the weights
     depthwise: bool
 
@@ -29,6 +32,11 @@ class Layer:
 
     def macs(self, widths: Mapping[str, int]) -> int:
         return self._weights(widths) * self.height * self.width
+
+    def moved(self, widths: Mapping[str, int]) -> int:
+        """Elements of the maps that it reads and writes."""
+        pixels = self.height * self.width
+        return pixels * (self.stride**2 * self.read(widths) + self.written(widths))
 
     def read(self, widths: Mapping[str, int]) -> int:
         """Channels that it reads."""
@@ -77,10 +85,10 @@ def layers_of(model: DepthNetwork, groups: list[ChannelGroup], size: tuple[int, 
             area = module.kernel_size[0] * module.kernel_size[1]
             bias = int(module.bias is not None)
             height, width = outputs[name]
-            layers.append(Layer(name, reads, writes, area, height, width, bias, depthwise))
+            layers.append(Layer(name, reads, writes, area, height, width, module.stride[0], bias, depthwise))
         elif isinstance(module, nn.BatchNorm2d):
             writes = source.get((name, OUT), module.num_features)
-            layers.append(Layer(name, writes, writes, 0, 0, 0, 2, True))
+            layers.append(Layer(name, writes, writes, 0, 0, 0, 1, 2, True))
     return layers
 
 

@@ -18,7 +18,7 @@ def channel_importance(
     """Group name -> float (width,), at least 0: what removing each channel costs. Comparable between groups.
 
     l1, l2     mean of |w| or w^2 over the weights that write or read the channel, as a share of the same over the
-               layer (so that no layer counts more for being larger), averaged over the group's layers
+               layer (so that no layer counts more for being larger), summed over the group's layers
     batchnorm  |scale| of its BatchNorms likewise (Liu et al., ICCV 2017); l1 in groups without, as in the decoder
     taylor     the squared first-order change of the loss when the channel is silenced, summed over images (Molchanov
                et al., CVPR 2019): (sum of gradient x weight over all weights that read the channel)^2; needs gradients
@@ -83,7 +83,7 @@ def _magnitude(model: DepthNetwork, group: ChannelGroup, kind: str) -> Tensor:
             if name not in norms
         ]
     shares = [layer / layer.sum().clamp(min=torch.finfo(layer.dtype).tiny) for layer in layers]
-    return torch.stack(shares).mean(0)
+    return torch.stack(shares).sum(0)
 
 
 def _per_channel(weight: Tensor, axis: int, kind: str) -> Tensor:

@@ -14,7 +14,8 @@ from rich.progress import track
 from torch import nn
 
 from mde.atomic_file import atomic_file
-from mde.benchmark import interleave, measure_latency, open_engine
+from mde.benchmark import interleave, measure_latency
+from mde.engines import open_engine
 from mde.errors import MdeError
 from mde.export import deployable
 from mde.models.network import DepthNetwork
@@ -128,7 +129,7 @@ def _time_layer(conv: nn.Module, layer: Layer, size: tuple[int, int], engine: st
         for r in [reads[-1]] if layer.depthwise else reads:
             for w in writes:
                 inputs = w if layer.depthwise else r
-                shape = (1, inputs, layer.height * conv.stride[0], layer.width * conv.stride[0])
+                shape = (1, inputs, layer.height * layer.stride, layer.width * layer.stride)
                 path = Path(folder) / f"{r}_{w}.onnx"
                 onnx.save(_single(conv, inputs, w, shape, layer.depthwise), path)
                 runs[f"{r}_{w}"] = partial(open_engine(engine, path, threads), np.ones(shape, np.float32))

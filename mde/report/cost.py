@@ -23,7 +23,14 @@ def cost_table(record: dict[str, Any]) -> list[list[str]]:
         rows.append([heading, *("" if value is None else f"{value / unit:.{digits}f}" for value in values)])
     for engine in record["latency"]:
         entries = [network.get("latency", {}).get(engine) for network in networks.values()]
-        rows.append([f"{engine}, ms", *("" if entry is None else f"{entry['p50_ms']:.1f}" for entry in entries)])
-        speedups = ("" if entry is None else f"{entry['speedup_vs_reference']:.2f}" for entry in entries)
-        rows.append(["  speed-up", *speedups])
+        times = [entry for entry in entries if entry and entry["status"] != "built_not_run"]
+        rows.append([f"{engine}, ms", *(_of(entry, "p50_ms", 1) for entry in entries)])
+        if times:
+            rows.append(["  speed-up", *(_of(entry, "speedup_vs_reference", 2) for entry in entries)])
     return rows
+
+
+def _of(entry: dict[str, Any] | None, key: str, digits: int) -> str:
+    if entry is None:
+        return ""
+    return f"{entry[key]:.{digits}f}" if key in entry else entry["status"].replace("_", " ")

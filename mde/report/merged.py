@@ -13,6 +13,7 @@ from rich.text import Text
 from mde.errors import MdeError
 from mde.report.record import read_record
 
+OWN = "own"
 OVERRIDES = ".hydra/overrides.yaml"  # in a job's directory, written by Hydra before the job begins
 
 
@@ -52,7 +53,7 @@ class Cost:
     """What accuracy is weighed against, for the whole sweep."""
 
     label: str
-    engine: str | None  # of metrics.json's latency; None: multiply-adds
+    engine: str | None  # of metrics.json's latency; None: multiply-adds; OWN: the one that each job deployed to
 
     def of(self, job: Job) -> float | None:
         """Milliseconds, or multiply-adds in 10^9; None where the job does not say."""
@@ -60,7 +61,8 @@ class Cost:
             return None
         if self.engine is None:
             return job.record["model"]["macs"] / 1e9
-        return job.record["latency"].get(self.engine, {}).get("p50_ms")
+        engine = job.record["deployment"]["target"] if self.engine == OWN else self.engine
+        return job.record["latency"].get(engine, {}).get("p50_ms")
 
 
 def read_jobs(sweep_dir: Path) -> list[Job]:
@@ -93,6 +95,8 @@ def dataset_of(jobs: list[Job]) -> str | None:
 def cost_of(jobs: list[Job]) -> Cost:
     """Latency in the engine that is fastest on any job, once every complete job was measured; else multiply-adds."""
     complete = [job for job in jobs if job.complete]
+    if deployed(jobs):
+        return Cost("median latency (ms, each in its own engine)", OWN)
     fastest = {}
     for engine in engines_of(complete):
         times = [job.record["latency"].get(engine, {}).get("p50_ms") for job in complete]
@@ -106,6 +110,11 @@ def cost_of(jobs: list[Job]) -> Cost:
 
 def engines_of(jobs: list[Job]) -> list[str]:
     return list(dict.fromkeys(engine for job in jobs for engine in job.record.get("latency", {})))
+
+
+def deployed(jobs: list[Job]) -> bool:
+    """Whether the sweep's jobs are deployments, each to an engine of its own."""
+    return all("deployment" in job.record for job in jobs if job.complete) and any(job.complete for job in jobs)
 
 
 def pareto_front(points: list[tuple[float, float] | None]) -> list[bool]:
@@ -130,10 +139,12 @@ def trade(jobs: list[Job]) -> list[tuple[float, float] | None]:
 
 def table(jobs: list[Job]) -> tuple[list[str], list[list[str]]]:
     """Headings, and a row of texts for each complete job in the order of `jobs`; * marks the Pareto front."""
-    options, dataset, engines = varying(jobs), dataset_of(jobs), engines_of(jobs)
+    options, dataset, engines = varying(jobs), dataset_of(jobs), [] if deployed(jobs) else engines_of(jobs)
     headings = ["#", *options, "sparsity, reached", "params, M", "MACs, G", "file, MB", "delta1", "RMSE", "AbsRel"]
     for engine in engines:
         headings += [f"{engine}, ms", "speed-up"]
+    if deployed(jobs):
+        headings += ["precision", "parity", "status", "latency, ms", "speed-up"]
     headings.append("Pareto")
     rows = []
     for number, (job, on_front) in enumerate(zip(jobs, pareto_front(trade(jobs)), strict=True), start=1):
@@ -150,8 +161,20 @@ def table(jobs: list[Job]) -> tuple[list[str], list[list[str]]]:
             entry = job.record["latency"].get(engine, {})
             speedup = entry.get("speedup_vs_reference")
             row += [_digits(entry.get("p50_ms"), 2), "-" if speedup is None else f"{speedup:.2f}x"]
+        if deployed(jobs):
+            row += _deployment(job.record)
         rows.append([*row, "*" if on_front else ""])
     return headings, rows
+
+
+def _deployment(record: dict[str, Any]) -> list[str]:
+    """Precision, parity and where it was measured, status, latency and speed-up of a deployed network."""
+    entry = record["deployment"]
+    parity, times = entry["parity"], record["latency"][entry["target"]]
+    where = "" if parity["engine"] == entry["target"] else f" ({parity['engine']})"
+    speedup = times.get("speedup_vs_reference")
+    cells = [entry["precision"], f"{parity['largest']:.1e}{where}", entry["status"]]
+    return [*cells, _digits(times.get("p50_ms"), 2), "-" if speedup is None else f"{speedup:.2f}x"]
 
 
 def show_merged(jobs: list[Job], notes: list[str]) -> None:

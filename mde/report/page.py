@@ -47,6 +47,7 @@ def write_report(run_dir: Path) -> Path:
         _status(record),
         _section("Accuracy", quality_table(record)),
         _section("Size and speed", _cost(record)),
+        _section("Deployment", _deployment(record.get("deployment"))),
         _section("Pictures", _pictures(run_dir)),
         _section("Training", _curves(read_logs(run_dir))),
         _section("Network", _pairs(record["model"])),
@@ -106,15 +107,36 @@ def _cost(record: dict[str, Any]) -> str:
     head, *rows = cost_table(record)
     body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
     table = f"<table><tr>{''.join(f'<th>{_text(cell)}</th>' for cell in head)}</tr>{body}</table>"
-    if not record["latency"]:
+    entry = next(iter(record["latency"].values()), None)
+    if entry is None or "runs" not in entry:  # an engine that was built and cannot run here
         return table
-    entry = next(iter(record["latency"].values()))
     return (
         f"{table}<p class='note'>One image, {entry['precision']}, {entry['threads']} threads, medians of "
         f"{entry['runs']} calls taken in turn; the speed-up is the median ratio of the published graph's call to that "
         "of the same round, in the same engine. Zeros in weights save no time in these engines; channels that are "
         "gone do.</p>"
     )
+
+
+def _deployment(entry: dict[str, Any] | None) -> str:
+    """What was deployed, and how far it is from PyTorch."""
+    if entry is None:
+        return ""
+    parity, quantized = entry["parity"], entry.get("quantization")
+    lines = {
+        "file": f"{entry['file']} for {entry['target']}, {entry['precision']}, {entry['status']}",
+        "parity": f"at most {parity['largest']:.2g}, on average {parity['mean']:.2g} of the output's range "
+        f"from PyTorch, {parity['frames']} frames of {parity['data']}, in {parity['engine']}",
+    }
+    if quantized:
+        lines["calibration"] = f"{quantized['calibration_frames']} training frames"
+        lines["gate"] = (
+            f"delta1 fell by {quantized['drop']:.4f} on validation frames, {quantized['max_drop']:g} is allowed"
+        )
+        lines["left in float"] = ", ".join(quantized["float_layers"]) or "no layer"
+    if entry["target"] == "tensorrt":
+        lines["library"] = entry["library"]
+    return _pairs(lines)
 
 
 def _status(record: dict[str, Any]) -> str:

@@ -87,7 +87,7 @@ def objectives(cost: str) -> tuple[float, float] | None:
             print(problem, file=sys.stderr)
     record = read_record(run_dir)
     delta1 = next((entry["delta1"] for entry in record["quality"].values()), None)
-    times = [entry["p50_ms"] for entry in record["latency"].values()]
+    times = [entry["p50_ms"] for entry in record["latency"].values() if "p50_ms" in entry]
     value = record["model"]["macs"] if cost == "macs" else min(times, default=None)
     return None if delta1 is None or value is None else (delta1, value)
 

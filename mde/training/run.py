@@ -17,10 +17,9 @@ from torch import nn
 
 from mde.benchmark import measure_latency
 from mde.data.datamodule import DepthData, parts_of
-from mde.data.folder import FolderFrames
 from mde.data.sample import Frames, Splits
 from mde.errors import MdeError
-from mde.evaluation import evaluate, frame_limit, network_predictor, ramp_predictor, spread
+from mde.evaluation import evaluate, evaluation_sets, frame_limit, network_predictor, ramp_predictor, spread
 from mde.export.rewrites import deployable
 from mde.models import build_model, load_model, save_model
 from mde.models.checkpoints import narrow_to
@@ -230,23 +229,6 @@ def add_latency(record: dict[str, Any], model: DepthNetwork, dense: DepthNetwork
     record["reference_latency"] = latency["reference"]
     if dense is not None:
         record["before"]["latency"] = latency["before"]
-
-
-def evaluation_sets(splits: Splits, folders: list[str]) -> list[Frames]:
-    """The run's own test frames (validation where it has none), then the folders named in evaluate=.
-
-    Of a folder with an official split the test part, else all of it. Opened before training, so that a wrong path is
-    found at once.
-    """
-    sets = list(parts_of(splits.test if splits.test is not None else splits.validation))
-    for folder in folders:
-        frames = FolderFrames(folder)
-        if frames.has_split:
-            frames = FolderFrames(folder, split="test")
-        if frames.name in [known.name for known in sets]:
-            raise MdeError(f"evaluate={folder}: a set called {frames.name} is evaluated already; change its meta.json")
-        sets.append(frames)
-    return sets
 
 
 def prepared(config: DictConfig) -> DictConfig:

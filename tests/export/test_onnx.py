@@ -1,13 +1,15 @@
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.reference
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mde.errors import MdeError
-from mde.export import deployable, export_onnx
+from mde.export import ImageGraph, deployable, export_onnx
 from mde.export.onnx import opset_of
 from tests.export import random_network
 
@@ -35,7 +37,48 @@ def test_the_file_has_the_asked_opset_and_names_and_only_constant_shapes(tmp_pat
     assert all(all(shape_of(value)) for value in inferred)
     # Nothing is left that computes a shape, a padding or a normalisation at run time.
     kinds = {node.op_type for node in model.graph.node}
-    assert kinds <= {"Constant", "Identity", "Conv", "Clip", "Add", "Relu", "Pad", "Resize"}
+    assert kinds <= {"Conv", "Clip", "Add", "Relu", "Resize"}
+
+
+def test_the_published_graph_keeps_what_the_rewrites_remove_and_computes_the_same(tmp_path: Path) -> None:
+    model = random_network(reference=True)
+    image = torch.randn(1, 3, 64, 96)
+    outputs = {}
+    for name, graph, as_published in (("published", model, True), ("ours", deployable(model), False)):
+        path = tmp_path / f"{name}.onnx"
+        export_onnx(graph, path, (64, 96), as_published=as_published)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        outputs[name] = session.run(None, {"image": image.numpy()})[0]
+    assert "Pad" in {node.op_type for node in onnx.load(tmp_path / "published.onnx").graph.node}
+    np.testing.assert_allclose(outputs["ours"], outputs["published"], rtol=1e-4, atol=1e-4 * outputs["ours"].max())
+
+
+@pytest.mark.parametrize("layout", ["nhwc", "nchw"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("opset", [13, 17])
+def test_an_image_graph_takes_the_image_itself(layout: str, dtype: str, opset: int, tmp_path: Path) -> None:
+    model = random_network()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    normalised = (pixels / 255.0 - np.array(model.mean)) / np.array(model.std)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(normalised).permute(2, 0, 1)[None].float()).numpy()
+    export_onnx(
+        ImageGraph(deployable(model), model.mean, model.std, layout, dtype), tmp_path / "m.onnx", (64, 96), opset
+    )
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    kind = {"uint8": onnx.TensorProto.UINT8, "float32": onnx.TensorProto.FLOAT}[dtype]
+    assert graph.input[0].type.tensor_type.elem_type == kind
+    assert (graph.node[0].op_type == "Cast") == (dtype == "uint8")  # TensorRT takes bytes only before a Cast
+    image = (pixels if layout == "nhwc" else pixels.transpose(2, 0, 1))[None].astype(dtype)
+    found = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(found.run(None, {"image": image})[0], expected, atol=1e-4 * np.ptp(expected))
+
+
+@pytest.mark.parametrize("wrong", [{"layout": "hwc"}, {"dtype": "int8"}])
+def test_an_unknown_layout_or_type_of_image_is_an_error(wrong: dict[str, str]) -> None:
+    model = random_network()
+    with pytest.raises(MdeError, match="unknown; choose from"):
+        ImageGraph(model, model.mean, model.std, **wrong)
 
 
 def test_the_network_is_exported_as_in_eval_mode_and_stays_in_its_mode(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import torch
 
 from mde.models.midas_small import MidasSmall
 from mde.pruning.cost import cost, dense_widths, layers_of
@@ -33,6 +34,19 @@ def test_the_cost_of_any_widths_is_what_the_network_built_with_them_has(seed):
     keep_channels(narrowed, groups, keep)
     found = cost(layers, {name: len(indices) for name, indices in keep.items()})
     assert (found.parameters, found.macs) == counted(narrowed)
+
+
+def test_the_elements_moved_are_those_of_the_maps_that_convolutions_read_and_write():
+    model = lively()
+    groups = channel_groups(model)
+    sizes: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(
+                lambda _, args, output, name=name: sizes.__setitem__(name, args[0].numel() + output.numel())
+            )
+    layers, widths = layers_of(model, groups, SIZE), dense_widths(model, groups)
+    assert {layer.name: layer.moved(widths) for layer in layers if layer.area} == sizes
 
 
 @pytest.mark.parametrize("least", [1, 9])

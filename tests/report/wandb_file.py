@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -38,8 +39,17 @@ class OfflineRun:
 
 
 def read_run(run_dir: Path) -> OfflineRun:
-    """The only offline run in a run directory of train.py or prune.py."""
+    """The only offline run in a run directory of train.py or prune.py, which has ended: W&B's own process writes the
+    file, and on a busy machine is still at it when `wandb.finish` returns.
+    """
     (path,) = run_dir.glob("wandb/offline-run-*/*.wandb")
+    patience = time.monotonic() + 30
+    while not (run := _read(path)).finished and time.monotonic() < patience:
+        time.sleep(0.2)
+    return run
+
+
+def _read(path: Path) -> OfflineRun:
     run = OfflineRun(path.parent / "files")
     for message in messages(path.read_bytes()):
         record = Record.FromString(message)

@@ -1,0 +1,19 @@
+"""Deploy a depth network: `python deploy.py checkpoint=PATH target=openvino quantize=int8 [-m target=...] ...`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from mde.cli import job, register, run
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="deploy")
+@job
+def main(config: DictConfig) -> None:
+    from mde.deploy.run import deploy  # after composing: a mistyped option is answered before torch is imported
+
+    deploy(config)
+
+
+if __name__ == "__main__":
+    register()
+    run(main)

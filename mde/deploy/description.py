@@ -1,0 +1,85 @@
+"""What a deployed file says of itself, in `<file>.json` beside it: what goes in and what comes out."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from mde.atomic_file import atomic_file
+from mde.errors import MdeError
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Metric depth = 1 / max(scale x inverse depth + shift, 1 / cap), in metres."""
+
+    scale: float
+    shift: float
+    cap: float
+
+
+@dataclass(frozen=True)
+class Description:
+    """network    as `build_model` calls it
+    engine       that runs the file
+    precision    fp32, fp16, int8 or dynamic
+    input        height, width
+    layout       "nhwc" or "nchw"
+    dtype        of the image: "uint8" or "float32", RGB in 0..255
+    calibration  None: inverse depth is known up to scale and shift only
+    """
+
+    network: str
+    engine: str
+    precision: str
+    input: tuple[int, int]
+    layout: str = "nhwc"
+    dtype: str = "uint8"
+    calibration: Calibration | None = None
+
+
+def description_file(path: Path) -> Path:
+    """Where the description of the network in `path` is."""
+    return path.with_name(path.name + ".json")
+
+
+def write_description(path: Path, description: Description) -> None:
+    """Describes the finished file `path`, whose contents the description is tied to by a hash."""
+    content = asdict(description) | {"graph_sha256": graph_hash(path)}
+    with atomic_file(description_file(path)) as file:
+        file.write(json.dumps(content, indent=1).encode())
+
+
+def read_description(path: Path) -> Description:
+    """MdeError when there is none, it cannot be read, or the file is not the one that was described."""
+    try:
+        content = json.loads(description_file(path).read_text())
+        known = {field.name: content[field.name] for field in fields(Description)}
+        known["input"] = (int(known["input"][0]), int(known["input"][1]))
+        if known["calibration"] is not None:
+            known["calibration"] = Calibration(**known["calibration"])
+        expected = content["graph_sha256"]
+    except FileNotFoundError as error:
+        raise MdeError(
+            f"{path}: no {description_file(path).name} beside it says what it takes; deploy it again"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise MdeError(
+            f"{description_file(path)}: not a description of a network ({error}); deploy it again"
+        ) from error
+    if graph_hash(path) != expected:
+        raise MdeError(
+            f"{path}: not the file that {description_file(path).name} describes, or damaged; deploy it again"
+        )
+    return Description(**known)
+
+
+def graph_hash(path: Path) -> str:
+    """SHA-256 of the file, and of the weights (.bin) that OpenVINO keeps beside an .xml. MdeError: one is missing."""
+    try:
+        digest = hashlib.sha256(path.read_bytes())
+        if path.suffix == ".xml":
+            digest.update(path.with_suffix(".bin").read_bytes())
+    except OSError as error:
+        raise MdeError(f"{path}: cannot be read ({error.strerror}); deploy it again") from error
+    return digest.hexdigest()

@@ -1,0 +1,69 @@
+"""As many layers in INT8 as accuracy allows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from mde.errors import MdeError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Gated(Generic[T]):
+    """A quantized network that is accurate enough.
+
+    network   what `quantize` returned for `excluded`
+    delta1    its delta1, a share
+    drop      what it lost against the float network; negative when it gained
+    excluded  the layers that went back to float, most sensitive first
+    """
+
+    network: T
+    delta1: float
+    drop: float
+    excluded: tuple[str, ...]
+
+
+def quantize_within(
+    quantize: Callable[[Sequence[str]], T],
+    evaluate: Callable[[T], float],
+    sensitivity: Mapping[str, float],
+    float_delta1: float,
+    max_drop: float,
+) -> Gated[T]:
+    """Quantizes everything; if delta1 falls by more than `max_drop`, the most sensitive layers stay float: 1, 2, 4 ...
+    until it holds, then the smallest number that does, by bisection (as if one layer more never harmed).
+
+    quantize      the layers that stay float -> the network; called last with what is returned, so that it may write
+                  the same file each time
+    evaluate      the network -> delta1, a share
+    sensitivity   layer -> any measure that orders them
+    float_delta1  delta1 of the float network
+
+    MdeError when it does not hold with every layer in float.
+    """
+    layers = sorted(sensitivity, key=lambda layer: (-sensitivity[layer], layer))
+    tried: dict[int, Gated[T]] = {}
+
+    def holds(count: int) -> bool:
+        excluded = tuple(layers[:count])
+        network = quantize(excluded)
+        delta1 = evaluate(network)
+        tried[count] = Gated(network, delta1, float_delta1 - delta1, excluded)
+        return float_delta1 - delta1 <= max_drop
+
+    below, count = -1, 0
+    while not holds(count):
+        if count == len(layers):
+            raise MdeError(
+                f"quantize.max_drop={max_drop:g}: delta1 falls by {tried[count].drop:.3g} with every layer in float; "
+                "this is no matter of INT8: check the export, or evaluate more frames"
+            )
+        below, count = count, min(max(1, 2 * count), len(layers))
+    while count - below > 1:
+        middle = (below + count) // 2
+        below, count = (below, middle) if holds(middle) else (middle, count)
+    if count != next(reversed(tried)):
+        holds(count)
+    return tried[count]

@@ -1,0 +1,170 @@
+"""ONNX files in INT8 and float16.
+
+What is fast differs: ONNX Runtime on x86 has quick kernels for unsigned activations with signed weights only, so the
+symmetric graph that TensorRT asks for is slower there.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from mde.atomic_file import atomic_file
+from mde.deploy.quantization.calibration import check_calibration
+from mde.deploy.quantization.layer_names import convolutions_of, is_onnx_layer
+from mde.errors import MdeError
+
+
+def quantize_onnx(
+    source: Path, path: Path, calibration: Sequence[np.ndarray], symmetric: bool = False, exclude: Sequence[str] = ()
+) -> None:
+    """Writes the FP32 graph `source` to `path` in static INT8: Q/DQ pairs, a scale per output channel of weights, a
+    scale per tensor of activations, from the smallest and largest values over `calibration`. Input, output and the
+    normalisation of the image stay as they are.
+
+    calibration  arrays as the graph takes them
+    symmetric    every zero point is 0, and biases and the last convolution's output stay float, as TensorRT wants;
+                 otherwise activations are unsigned, as is fast in ONNX Runtime and OpenVINO, and the output takes one
+                 of 256 values
+    exclude      layers of the network (layer_names) that stay float
+
+    MdeError for calibration frames that are no good, an unknown layer, or a graph that has no convolution.
+    """
+    graph = _load(source)
+    image = graph.graph.input[0]
+    check_calibration(
+        calibration, _shape(image), onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
+    )
+    excluded = convolutions_of(exclude, [node.name for node in _convolutions(graph)], is_onnx_layer, source)
+    with tempfile.TemporaryDirectory() as folder:
+        prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
+        _prepare(source, prepared)
+        quantize_static(
+            prepared,
+            quantized,
+            _Frames(image.name, calibration),
+            quant_format=QuantFormat.QDQ,
+            # Not Conv alone: a chain between convolutions that stays float costs a pair of conversions at both ends.
+            op_types_to_quantize=["Conv", "Add", "Relu", "Clip", "Resize", "Pad"],
+            per_channel=True,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=excluded,
+            extra_options={"ActivationSymmetric": symmetric, "QuantizeBias": not symmetric},
+        )
+        result = onnx.load(quantized)
+    if symmetric:
+        _keep_output_float(result.graph)
+    _save(result, path)
+    if symmetric:
+        check_symmetric(path)
+
+
+def check_symmetric(path: Path) -> None:
+    """MdeError names the first tensor of `path` with a zero point other than 0: TensorRT takes no such graph."""
+    graph = _load(path).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) > 2:
+            zero_point = constants.get(node.input[2])
+            # Unsigned around 0 covers half an axis. A zero point that is computed is not known to be 0.
+            if zero_point is None or zero_point.any() or zero_point.dtype == np.uint8:
+                raise MdeError(
+                    f"{path}: {node.input[0]} has the zero point {_first(zero_point)}; TensorRT takes symmetric "
+                    "quantization only (signed, around 0): quantize with symmetric=True"
+                )
+
+
+def half_onnx(source: Path, path: Path) -> None:
+    """Writes the FP32 graph `source` to `path` in float16, weights and arithmetic, as a strongly typed TensorRT takes
+    its precision. Input and output keep their types.
+    """
+    # The converter's own list of operators that stay in float32 has Resize, which TensorRT does in float16.
+    _save(convert_float_to_float16(_load(source), keep_io_types=True, op_block_list=[]), path)
+
+
+def dynamic_onnx(source: Path, path: Path) -> None:
+    """Writes the FP32 graph `source` to `path` in ONNX Runtime's dynamic INT8: weights are stored as integers, scales
+    of activations are found during each run. Nothing is calibrated. It is small, and slow: every convolution becomes
+    ConvInteger.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
+        _prepare(source, prepared)
+        quantize_dynamic(prepared, quantized, op_types_to_quantize=["Conv"], weight_type=QuantType.QInt8)
+        _save(onnx.load(quantized), path)
+
+
+class _Frames(CalibrationDataReader):
+    def __init__(self, name: str, frames: Sequence[np.ndarray]) -> None:
+        self._feeds: Iterator[dict[str, np.ndarray]] = iter([{name: frame} for frame in frames])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    try:
+        return onnx.load(path)
+    except Exception as error:  # a missing file, a truncated one, another format: no class in common
+        reason = str(error).strip().partition("\n")[0]
+        raise MdeError(f"{path}: not a readable ONNX file ({reason}); export the network again") from error
+
+
+def _prepare(source: Path, path: Path) -> None:
+    """Folds what is constant. Biases that are equal in value are stored once by PyTorch's exporter and reach the others
+    through Identity nodes, where the quantizer does not take them for biases and leaves them float."""
+    _load(source)  # only for its error; the preparation moves the weights out of a graph that it is given
+    quant_pre_process(source, path, skip_symbolic_shape=True)
+
+
+def _save(graph: onnx.ModelProto, path: Path) -> None:
+    """Without the operator sets of ONNX Runtime's own that its tools declare and no node uses."""
+    used = {node.domain for node in graph.graph.node}
+    kept = [entry for entry in graph.opset_import if entry.domain in used or entry.domain in ("", "ai.onnx")]
+    del graph.opset_import[:]
+    graph.opset_import.extend(kept)
+    onnx.checker.check_model(graph)
+    with atomic_file(path) as file:
+        file.write(graph.SerializeToString())
+
+
+def _convolutions(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
+    found = [node for node in graph.graph.node if node.op_type == "Conv"]
+    if not found:
+        raise MdeError("the graph has no convolution: export the network again, in FP32")
+    return found
+
+
+def _keep_output_float(graph: onnx.GraphProto) -> None:
+    """Signed, an inverse depth has 128 levels. TensorRT's INT8 convolutions write floats at no cost, which ONNX
+    Runtime's do not: there the last one would run in float."""
+    makers = {output: node for node in graph.node for output in node.output}
+    output, tail = graph.output[0].name, []
+    last = makers[output]
+    while last.op_type in ("QuantizeLinear", "DequantizeLinear", "Relu"):
+        tail.append(last)
+        last = makers[last.input[0]]
+    for node in reversed(tail):
+        if node.op_type == "Relu":
+            node.input[0], last = last.output[0], node
+        else:
+            graph.node.remove(node)
+    last.output[0] = output
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    return tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+
+
+def _first(zero_point: np.ndarray | None) -> str:
+    if zero_point is None:
+        return "of an unknown value"
+    values = zero_point.ravel()
+    return f"{values[values.nonzero()[0][0]] if values.any() else 0} ({zero_point.dtype})"

@@ -1,0 +1,71 @@
+"""How much each layer suffers from INT8, found in PyTorch, for all engines alike."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mde.errors import MdeError
+
+
+def layer_sensitivity(model: nn.Module, images: Tensor) -> dict[str, float]:
+    """Each convolution's name -> mean absolute change of the output, as a share of its range, when that convolution
+    alone is quantized; the mean over `images`.
+
+    model   the deployable network
+    images  (N, 3, H, W), as `model` takes them; they also give the range of the activations
+
+    MdeError when the output is the same everywhere.
+    """
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    with torch.inference_mode():
+        expected = model(images)
+        low, high = expected.flatten(1).aminmax(dim=1)
+        if not (high > low).all():
+            raise MdeError(
+                "layer sensitivity: the network answers the same everywhere; use a trained network and real images"
+            )
+        sensitivity = {}
+        for name, layer in layers.items():
+            with _fake_quantized(layer):
+                change = (model(images) - expected).abs().flatten(1).mean(dim=1)
+            sensitivity[name] = float((change / (high - low)).mean())
+    return sensitivity
+
+
+def fake_quantize_weight(weight: Tensor) -> Tensor:
+    """Signed 8 bits, symmetric, a scale per output channel c: s_c = max |w_c| / 127, w' = s_c round(w / s_c)."""
+    scale = weight.flatten(1).abs().amax(dim=1) / 127
+    scale = torch.where(scale > 0, scale, 1)  # a channel of zeros has no scale of its own
+    zero = torch.zeros_like(scale, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
+
+
+def fake_quantize_activation(x: Tensor) -> Tensor:
+    """Unsigned 8 bits, one scale for all of `x`, from its own extremes widened to hold 0 exactly:
+    s = (max - min) / 255, z = round(-min / s), x' = s (clamp(round(x / s) + z, 0, 255) - z).
+    """
+    low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
+    scale = (high - low) / 255
+    scale = torch.where(scale > 0, scale, 1)
+    zero = (-low / scale).round().int()
+    return torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 255)
+
+
+@contextlib.contextmanager
+def _fake_quantized(layer: nn.Conv2d) -> Iterator[None]:
+    """`layer` with its weights, and what comes in, rounded to 8 bits."""
+
+    def round_input(_layer: nn.Module, inputs: Any) -> tuple[Tensor, ...]:
+        return (fake_quantize_activation(inputs[0]),)
+
+    weight = layer.weight
+    layer.weight = nn.Parameter(fake_quantize_weight(weight), requires_grad=False)
+    hook = layer.register_forward_pre_hook(round_input)
+    try:
+        yield
+    finally:
+        hook.remove()
+        layer.weight = weight

@@ -1,0 +1,130 @@
+"""TFLite files in INT8 and float16, for LiteRT."""
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from mde.atomic_file import atomic_file
+from mde.deploy.quantization.calibration import check_calibration
+from mde.deploy.quantization.layer_names import convolutions_of, is_tflite_layer
+from mde.errors import MdeError
+
+CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+# The image's SUB and MUL (normalisation) lose accuracy in INT8 and cost next to nothing, the output stays float32, and
+# XNNPACK does not take a RELU between two scales: each cuts the graph in pieces that LiteRT's slow kernels connect.
+FLOAT = ("OUTPUT", "SUB", "MUL", "RELU")
+
+
+def quantize_tflite(source: Path, path: Path, calibration: Sequence[np.ndarray], exclude: Sequence[str] = ()) -> None:
+    """Writes the FP32 graph `source` (.tflite) to `path` in static INT8, weights per output channel. Input and output
+    keep their types.
+
+    calibration  arrays as the graph takes them
+    exclude      layers of the network (layer_names) that stay float
+
+    MdeError for calibration frames that are no good, an unknown layer, or a missing package.
+    """
+    edge = _import_quantizer()
+    signature, image = _signature(edge, source)
+    check_calibration(calibration, tuple(image["shape"]), image["dtype"])
+    excluded = convolutions_of(exclude, _convolutions(edge, source), is_tflite_layer, source)
+
+    recipe = edge.RecipeManager()
+    recipe.add_static_config(".*", edge.Operation.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
+    for operation in FLOAT:
+        recipe.add_quantization_config(".*", edge.Operation[operation], algorithm_key="no_quantize")
+    for scope in excluded:
+        for operation in CONVOLUTIONS:
+            recipe.add_quantization_config(
+                f"^{re.escape(scope)}", edge.Operation[operation], algorithm_key="no_quantize"
+            )
+    quantizer = edge.Quantizer(str(source), recipe.get_quantization_recipe())
+    frames = {signature: [{image["name"]: frame} for frame in calibration]}
+    with _quiet():
+        calibrated = quantizer.calibrate(frames, num_threads=1)
+    _save(quantizer, calibrated, path)
+
+
+def half_tflite(source: Path, path: Path) -> None:
+    """Writes the FP32 graph `source` (.tflite) to `path` with weights in float16: half the file. LiteRT widens them
+    when it opens the file and computes in FP32 on x86. MdeError when the package is missing.
+    """
+    edge = _import_quantizer()
+    recipe = edge.RecipeManager()
+    config = edge.OperationConfig(
+        weight_tensor_config=edge.TensorConfig(num_bits=16, dtype=edge.DataType.FLOAT),
+        compute_precision=edge.Precision.FLOAT,
+        explicit_dequantize=True,
+    )
+    for operation in CONVOLUTIONS:
+        recipe.add_quantization_config(".*", edge.Operation[operation], config, algorithm_key="float_casting")
+    _save(edge.Quantizer(str(source), recipe.get_quantization_recipe()), None, path)
+
+
+def _import_quantizer() -> Any:
+    """The parts of ai_edge_quantizer and LiteRT that are needed here."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_quantizer import qtyping
+        from ai_edge_quantizer.quantizer import Quantizer
+        from ai_edge_quantizer.recipe_manager import RecipeManager
+        from ai_edge_quantizer.utils import tfl_flatbuffer_utils
+    except ImportError as error:
+        raise MdeError("quantizing for LiteRT needs more packages: pip install -e '.[tflite]'") from error
+    return SimpleNamespace(
+        Interpreter=Interpreter,
+        Quantizer=Quantizer,
+        RecipeManager=RecipeManager,
+        Operation=qtyping.TFLOperationName,
+        OperationConfig=qtyping.OpQuantizationConfig,
+        TensorConfig=qtyping.TensorQuantizationConfig,
+        DataType=qtyping.TensorDataType,
+        Precision=qtyping.ComputePrecision,
+        flatbuffer=tfl_flatbuffer_utils,
+    )
+
+
+def _signature(edge: Any, source: Path) -> tuple[str, dict[str, Any]]:
+    """The graph's signature, and name, shape and dtype of its one input there."""
+    try:
+        interpreter = edge.Interpreter(str(source))
+    except ValueError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise MdeError(f"{source}: LiteRT cannot read it ({reason}); export the network again") from error
+    signature = next(iter(interpreter.get_signature_list()))
+    [(name, details)] = interpreter.get_signature_runner(signature).get_input_details().items()
+    return signature, {"name": name, "shape": details["shape"], "dtype": details["dtype"]}
+
+
+def _convolutions(edge: Any, source: Path) -> list[str]:
+    """The scope, as regular expressions of recipes see it, of every convolution in the file."""
+    model = edge.flatbuffer.read_model(source)
+    codes = [edge.flatbuffer.TFL_OP_CODE_TO_NAME.get(code.builtinCode) for code in model.operatorCodes]
+    graph = model.subgraphs[0]
+    return [
+        edge.flatbuffer.get_op_scope(operator, graph.tensors)
+        for operator in graph.operators
+        if codes[operator.opcodeIndex] in CONVOLUTIONS
+    ]
+
+
+def _save(quantizer: Any, calibrated: Any, path: Path) -> None:
+    with _quiet():
+        result = quantizer.quantize(calibrated, enable_progress_bar=False, enable_progress_report=False)
+    with atomic_file(path) as file:
+        file.write(result.quantized_model)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without progress bars, which have no switch, and a warning about an option that the quantizer itself sets."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,280 @@
+"""`deploy.py`: from a checkpoint to a verified, measured file for one target."""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mde.benchmark import interleave, latency_entry
+from mde.data.datamodule import parts_of
+from mde.data.sample import Frames, Splits
+from mde.data.transforms import normalise, resize_image
+from mde.deploy.description import description_file, write_description
+from mde.deploy.parity import Parity, check_parity, measure_parity
+from mde.deploy.quantization.gate import Gated, quantize_within
+from mde.deploy.quantization.sensitivity import layer_sensitivity
+from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
+from mde.deploy.targets import PRECISIONS, TARGETS, Request, typed_onnx, write_target
+from mde.engines import engine_version, open_engine
+from mde.errors import MdeError
+from mde.evaluation import evaluate, evaluation_sets, frame_limit, ramp_predictor, spread
+from mde.export import ImageGraph, deployable
+from mde.jetson.cudart import present_device
+from mde.models import build_model, read_metadata, save_model
+from mde.models.network import DepthNetwork
+from mde.report.page import write_report
+from mde.report.pictures import picture_sheet, save_predictions
+from mde.report.record import describe_model, new_record, write_record
+from mde.report.terminal import say, show_cost, show_quality
+
+WARMUP, ROUNDS = 5, 40
+CAMERA = (480, 640)  # height, width of the image in whose time pre- and post-processing are measured
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one deployment works with."""
+
+    config: DictConfig
+    run_dir: Path
+    model: DepthNetwork
+    network: Runtime  # in PyTorch, FP32
+    splits: Splits
+    request: Request
+
+    @property
+    def target(self) -> str:
+        return self.config.target.name
+
+    @property
+    def file(self) -> Path:
+        return self.run_dir / f"model{TARGETS[self.target][0]}"
+
+    @property
+    def runs_here(self) -> bool:
+        """TensorRT builds without a GPU, and runs only on one."""
+        return self.target != "tensorrt" or present_device()["device"] is not None
+
+
+def deploy(config: DictConfig) -> Path:
+    """Writes the file, proves that it computes the same, evaluates and measures it; returns the run directory.
+
+    MdeError when the target lacks the precision or a library, when parity or the gate on accuracy fails.
+    """
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    torch.manual_seed(config.seed)
+    if config.target.name not in TARGETS:
+        raise MdeError(f"target.name={config.target.name}: unknown; choose from {', '.join(TARGETS)}")
+    if config.quantize.kind not in PRECISIONS:
+        raise MdeError(f"quantize.kind={config.quantize.kind}: unknown; choose from {', '.join(PRECISIONS)}")
+    with tempfile.TemporaryDirectory() as folder:
+        job = prepare(config, run_dir, Path(folder))
+        record = new_record("running", parent=config.checkpoint, model=described(job))
+        OmegaConf.save(config, run_dir / "config.yaml")
+        write_record(run_dir, record)
+        evaluated = evaluation_sets(job.splits, config.evaluate)
+        say(f"{job.target}, {job.request.precision}, {job.request.size[0]} x {job.request.size[1]}")
+        runtime, gated = build(job)
+        parity = measure_parity(runtime, job.network, evaluated[0], config.parity_frames)
+        check_parity(parity, runtime, job.network, evaluated[0], run_dir / "pictures")
+        quality(job, runtime, record, evaluated)
+        record["model"]["file_bytes"] = sum(path.stat().st_size for path in files_of(job.file))
+        record["deployment"] = deployment(job, runtime, parity, gated)
+        record["latency"], record["reference_latency"] = latency(job, runtime)
+    record["status"] = "complete"
+    write_record(run_dir, record)
+    page = write_report(run_dir)
+    show_quality(record)
+    show_cost(record)
+    say(f"parity with PyTorch: {parity.largest:.2g} of the output's range at most, {parity.frames} frames")
+    say(f"report: {page}")
+    return run_dir
+
+
+def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
+    """Opens checkpoint and data, and leaves the network as model.safetensors in the run directory."""
+    own = Path(config.checkpoint).suffix == ".safetensors"
+    trained = tuple(read_metadata(config.checkpoint).get("input", (256, 256))) if own else (256, 256)
+    size = tuple(config.size or trained)
+    if len(size) != 2 or any(side < 32 or side % 32 for side in size):
+        raise MdeError(f"size={list(size)}: height and width as multiples of 32, for example size=[256,256]")
+    config.size = list(size)  # synthetic frames are rendered at it
+    model = build_model(config.model.name, weights=config.checkpoint, encoder=config.model.encoder)
+    splits: Splits = instantiate(config.data)
+    save_model(model, run_dir / "model.safetensors", parent=config.checkpoint, input=list(size))
+    network = load_runtime(run_dir / "model.safetensors", threads=config.threads)
+    target = config.target
+    request = Request(
+        model.name,
+        ImageGraph(deployable(model), model.mean, model.std, target.layout, target.dtype).eval(),
+        (size[0], size[1]),
+        PRECISIONS[config.quantize.kind],
+        folder,
+        opset=target.opset,
+        library=target.library,
+    )
+    if request.precision == "int8":
+        request = replace(request, calibration=calibration(network, splits, config.quantize.frames))
+    return Job(config, run_dir, model, network, splits, request)
+
+
+def calibration(network: Runtime, splits: Splits, count: int) -> list[np.ndarray]:
+    """`count` training images, spread evenly over the scenes and whole, as the graph takes them."""
+    count = min(count, frame_limit() or count)
+    images = []
+    for part in parts_of(splits.train):
+        share = -(-count // len(parts_of(splits.train)))
+        for index in spread(len(part), share):
+            images.append(network.preprocess(part[index].image.permute(1, 2, 0).numpy()))
+    return images
+
+
+def build(job: Job) -> tuple[Runtime, Gated[Runtime] | None]:
+    """The target's file, described, and opened; for INT8 with as many layers in INT8 as accuracy allows."""
+    if job.request.precision != "int8":
+        return _written(job, ()), None
+    validation, config = job.splits.validation, job.config.quantize
+    limit = min(config.gate_frames, frame_limit() or config.gate_frames)
+
+    def delta1(runtime: Runtime) -> float:
+        return evaluate(runtime_predictor(runtime), validation, limit=limit)["delta1"]
+
+    before = delta1(job.network)
+    gated = quantize_within(
+        lambda exclude: _written(job, exclude), delta1, sensitivity(job), float_delta1=before, max_drop=config.max_drop
+    )
+    say(f"INT8: delta1 {gated.delta1:.3f} on {limit} validation frames, float {before:.3f}")
+    if gated.excluded:
+        say(f"left in float to hold quantize.max_drop={config.max_drop:g}: {', '.join(gated.excluded)}")
+    return gated.network, gated
+
+
+def sensitivity(job: Job) -> dict[str, float]:
+    """Each layer's, on a few calibration images."""
+    images = []
+    for image in job.request.calibration[:: max(1, len(job.request.calibration) // 4)][:4]:
+        planes = torch.from_numpy(image)[0].permute(2, 0, 1)
+        images.append(normalise(resize_image(planes, job.request.size), job.model.mean, job.model.std))
+    return layer_sensitivity(deployable(job.model), torch.stack(images))
+
+
+def _written(job: Job, exclude: Sequence[str]) -> Runtime:
+    """Writes and opens the file. Where TensorRT cannot run, ONNX Runtime opens the same graph."""
+    request = replace(job.request, exclude=exclude)
+    if job.target == "pytorch":
+        return job.network
+    write_target(job.target, request, job.file)
+    if job.runs_here:
+        return load_runtime(job.file, threads=job.config.threads)
+    stand_in = typed_onnx(request)
+    write_description(stand_in, request.describe("onnxruntime"))
+    return load_runtime(stand_in, threads=job.config.threads)
+
+
+def quality(job: Job, runtime: Runtime, record: dict[str, Any], evaluated: list[Frames]) -> None:
+    """Evaluates the deployed file beside the float network and the ramp, and draws both."""
+    limit = frame_limit()
+    record["quality"], floats, ramp = {}, {}, {}
+    for frames in evaluated:
+        run = partial(evaluate, frames=frames, limit=limit)
+        record["quality"][frames.name] = run(runtime_predictor(runtime), progress=f"evaluating on {frames.name}")
+        floats[frames.name] = run(runtime_predictor(job.network), progress=f"in PyTorch: {frames.name}")
+        ramp[frames.name] = run(ramp_predictor)
+        sheet = picture_sheet([frames[i] for i in spread(len(frames), 6)], runtime_predictor(runtime), frames.cap)
+        (job.run_dir / "pictures").mkdir(exist_ok=True)
+        sheet.save(job.run_dir / "pictures" / f"{frames.name}.png")
+    record["baselines"] = {"float_in_PyTorch": floats, "vertical_ramp": ramp}
+    first = evaluated[0]
+    shown = [first[index] for index in spread(len(first), 3)]
+    save_predictions(shown, runtime_predictor(runtime), first.cap, job.run_dir / "predictions")
+
+
+def deployment(job: Job, runtime: Runtime, parity: Parity, gated: Gated[Runtime] | None) -> dict[str, Any]:
+    """What else the record says of the file."""
+    entry: dict[str, Any] = {
+        "target": job.target,
+        "precision": job.request.precision,
+        "file": job.file.name,
+        "status": "measured" if job.runs_here else "built, not run",
+        "parity": asdict(parity) | {"data": job.splits.name},
+    }
+    if job.target == "tensorrt":
+        built = json.loads(description_file(job.file).read_text())
+        entry["library"] = f"{built['library']} {built['library_version']}"
+        if built["library"] == "tensorrt_rtx":
+            entry["library"] += "; an RTX engine does not run on a Jetson, where the bundle builds its own"
+    if gated is not None:
+        entry["quantization"] = {
+            "calibration_frames": len(job.request.calibration),
+            "drop": gated.drop,
+            "max_drop": job.config.quantize.max_drop,
+            "float_layers": list(gated.excluded),
+        }
+    return entry
+
+
+def latency(job: Job, runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of metrics.json for the file and for the published graph in the same engine, FP32."""
+    common = {"threads": job.config.threads, "warmup": WARMUP}
+    if not job.runs_here:
+        entry = {"status": "built_not_run", "precision": job.request.precision} | common
+        return {job.target: entry}, {}
+    rounds = min(ROUNDS, frame_limit() or ROUNDS)
+    rgb = np.random.default_rng(0).integers(0, 256, (*CAMERA, 3), dtype=np.uint8)
+    image = runtime.preprocess(rgb)
+    reference = _reference(job)
+    times = interleave({"reference": partial(reference, image), "model": partial(runtime.infer, image)}, WARMUP, rounds)
+    around = interleave(
+        {
+            "preprocess": partial(runtime.preprocess, rgb),
+            "postprocess": partial(runtime.postprocess, runtime.infer(image), CAMERA),
+        },
+        WARMUP,
+        rounds,
+    )
+    common |= {"engine_version": engine_version(job.target)}
+    entry = latency_entry(times["model"], times["reference"]) | common | {"precision": job.request.precision}
+    entry |= {f"{name}_ms": float(np.median(values)) for name, values in around.items()}
+    return {job.target: entry}, {job.target: latency_entry(times["reference"], times["reference"]) | common}
+
+
+def _reference(job: Job) -> Callable[[np.ndarray], object]:
+    """The published network in the same engine, FP32, with nothing rewritten. Times do not depend on its weights."""
+    options = job.model.options | {"reference": True}
+    network = build_model(job.model.name, **options)
+    target = job.config.target
+    graph = ImageGraph(network, network.mean, network.std, target.layout, target.dtype).eval()
+    if job.target == "pytorch":
+
+        def run(image: np.ndarray) -> object:
+            torch.set_num_threads(job.config.threads)
+            with torch.inference_mode():
+                return graph(torch.from_numpy(image))
+
+        return run
+    request = replace(job.request, graph=graph, precision="fp32", as_published=True)
+    path = job.request.folder / f"reference{job.file.suffix}"
+    write_target(job.target, request, path)
+    return open_engine(job.target, path, job.config.threads)
+
+
+def described(job: Job) -> dict[str, Any]:
+    return describe_model(job.model, job.request.size, job.run_dir / "model.safetensors") | {
+        "trained_on": read_metadata(job.config.checkpoint).get("trained_on")
+        if Path(job.config.checkpoint).suffix == ".safetensors"
+        else job.config.checkpoint
+    }
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file, and OpenVINO's weights beside it."""
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]

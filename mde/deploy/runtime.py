@@ -1,0 +1,106 @@
+"""One interface to every deployed file."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mde.data.sample import Sample
+from mde.data.transforms import resize_image
+from mde.deploy.description import Description, read_description
+from mde.engines import ENGINES, Engine, open_engine
+from mde.errors import MdeError
+from mde.evaluation import Predictor
+from mde.metrics import resize_prediction
+from mde.models import read_metadata
+
+
+class Runtime:
+    """A network in the engine that runs it: images of any size in, inverse depth at their size out.
+
+    name         what it is and runs in, for tables
+    description  what its file says
+    """
+
+    def __init__(self, path: Path, description: Description, engine: Engine):
+        self.name = f"{path.name} in {description.engine}, {description.precision}"
+        self.description = description
+        self._engine: Engine | None = engine
+
+    def preprocess(self, rgb: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3) -> the image as the graph takes it, stretched to its input, antialiased.
+
+        MdeError for another shape or type of image.
+        """
+        if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
+            raise MdeError(
+                f"an image of {rgb.dtype} {rgb.shape}: uint8 (height, width, 3) is wanted; drop an alpha channel, "
+                "scale 16 bits down to 8, and give RGB"
+            )
+        planes = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)
+        stretched = resize_image(planes, self.description.input) * 255
+        # Rounded also where the graph takes floats: every engine then sees the same image.
+        whole = stretched.round().to(torch.uint8)[None].numpy()
+        laid_out = whole.transpose(0, 2, 3, 1) if self.description.layout == "nhwc" else whole
+        return np.ascontiguousarray(laid_out, dtype=self.description.dtype)
+
+    def infer(self, image: np.ndarray) -> np.ndarray:
+        """The engine alone: what `preprocess` returned -> float32 (1, 1, h, w) at the network's own size."""
+        if self._engine is None:
+            raise MdeError(f"{self.name}: closed; load it again")
+        return self._engine(image)
+
+    def postprocess(self, output: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """float32 (1, 1, h, w) -> float32 (H, W) at `size`."""
+        return resize_prediction(torch.from_numpy(np.asarray(output, dtype=np.float32)), size)[0, 0].numpy()
+
+    def predict(self, rgb: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3) -> float32 (H, W), inverse depth up to scale and shift. MdeError: see `preprocess`."""
+        return self.postprocess(self.infer(self.preprocess(rgb)), (rgb.shape[0], rgb.shape[1]))
+
+    def depth(self, rgb: np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3) -> float32 (H, W), metres. MdeError when the file holds no calibration."""
+        calibration = self.description.calibration
+        if calibration is None:
+            raise MdeError(
+                f"{self.name}: predicts no metres before it is calibrated: deploy it with calibrate=RECORDING"
+            )
+        inverse = calibration.scale * self.predict(rgb) + calibration.shift
+        return 1 / np.maximum(inverse, 1 / calibration.cap)
+
+    def close(self) -> None:
+        """Lets the engine go; using the runtime afterwards is an error."""
+        self._engine = None
+
+
+def load_runtime(path: str | os.PathLike[str], *, engine: str | None = None, threads: int | None = None) -> Runtime:
+    """The network in a .safetensors, .onnx, .xml, .tflite or .engine file, ready to predict.
+
+    engine   None: the one that its description names; OpenVINO also runs .onnx
+    threads  None: as many as the machine has cores
+
+    MdeError for an unknown kind of file, a missing or foreign description, and what `open_engine` refuses.
+    """
+    path, threads = Path(path), threads or os.cpu_count() or 1
+    if not any(path.suffix in suffixes for suffixes, _ in ENGINES.values()):
+        known = ", ".join(sorted({suffix for suffixes, _ in ENGINES.values() for suffix in suffixes}))
+        raise MdeError(f"{path}: not a network that can be run; choose one of {known}")
+    description = _own_description(path) if path.suffix == ".safetensors" else read_description(path)
+    return Runtime(path, description, open_engine(engine or description.engine, path, threads))
+
+
+def runtime_predictor(runtime: Runtime) -> Predictor:
+    """The runtime as `evaluate` takes it."""
+
+    def predict(sample: Sample) -> torch.Tensor:
+        image = runtime.preprocess(sample.image.permute(1, 2, 0).numpy())
+        return torch.from_numpy(np.asarray(runtime.infer(image), dtype=np.float32))
+
+    return predict
+
+
+def _own_description(path: Path) -> Description:
+    metadata = read_metadata(path)
+    height, width = metadata.get("input", (256, 256))
+    return Description(metadata["network"], "pytorch", "fp32", (height, width))

@@ -1,0 +1,155 @@
+"""From a network to the file that each target runs, in each precision."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mde.deploy.description import Description, write_description
+from mde.deploy.quantization.onnx_file import check_symmetric, dynamic_onnx, half_onnx, quantize_onnx
+from mde.deploy.quantization.openvino_file import half_openvino, quantize_openvino
+from mde.deploy.quantization.tflite_file import half_tflite, quantize_tflite
+from mde.errors import MdeError
+from mde.export import ImageGraph, export_onnx, export_openvino
+from mde.export.tflite import export_tflite
+from mde.jetson.builder import BuildError, cached_engine, load_tensorrt
+
+PRECISIONS = {"none": "fp32", "float16": "fp16", "int8": "int8", "dynamic": "dynamic"}  # of each quantize.kind
+ENGINE_CACHE = Path("~/.cache/mde/engines").expanduser()
+
+
+@dataclass(frozen=True)
+class Request:
+    """network      as `build_model` calls it
+    graph        what is deployed, or the published network as the baseline (`as_published`)
+    size         height, width of its input
+    precision    fp32, fp16, int8 or dynamic
+    calibration  inputs as the graph takes them, for int8
+    exclude      layers that int8 leaves in float
+    opset        of ONNX
+    library      of TensorRT: auto, tensorrt or tensorrt_rtx
+    folder       for files on the way
+    """
+
+    network: str
+    graph: ImageGraph
+    size: tuple[int, int]
+    precision: str
+    folder: Path
+    calibration: Sequence[np.ndarray] = ()
+    exclude: Sequence[str] = ()
+    opset: int = 17
+    library: str = "auto"
+    as_published: bool = False
+
+    def describe(self, engine: str) -> Description:
+        return Description(self.network, engine, self.precision, self.size, self.graph.layout, self.graph.dtype)
+
+
+def write_target(target: str, request: Request, path: Path) -> None:
+    """Writes the file that `target` runs to `path`, and its description beside it.
+
+    MdeError when the target has no such precision or is not installed, and what the exporters refuse.
+    """
+    writers = TARGETS.get(target)
+    if writers is None or request.precision not in writers[1]:
+        offered = ", ".join(name for name, (_, known) in TARGETS.items() if request.precision in known)
+        raise MdeError(f"target={target}: computes nothing in {request.precision}; choose one of {offered}")
+    writers[1][request.precision](request, path)
+    if target != "tensorrt":  # whose builder describes what it built itself
+        write_description(path, request.describe(target))
+
+
+def float_onnx(request: Request) -> Path:
+    """The FP32 graph as an ONNX file in the request's folder, exported once."""
+    path = request.folder / f"float{request.opset}{'_published' * request.as_published}.onnx"
+    if not path.exists():
+        export_onnx(request.graph, path, request.size, request.opset, request.as_published)
+    return path
+
+
+def typed_onnx(request: Request) -> Path:
+    """The graph with its precision inside, as a strongly typed TensorRT takes it, in the request's folder."""
+    source = float_onnx(request)
+    if request.precision == "fp32":
+        return source
+    path = request.folder / f"{request.precision}.onnx"
+    if request.precision == "fp16":
+        half_onnx(source, path)
+    else:
+        quantize_onnx(source, path, request.calibration, symmetric=True, exclude=request.exclude)
+        check_symmetric(path)
+    return path
+
+
+def _onnx_fp32(request: Request, path: Path) -> None:
+    path.write_bytes(float_onnx(request).read_bytes())
+
+
+def _onnx_int8(request: Request, path: Path) -> None:
+    quantize_onnx(float_onnx(request), path, request.calibration, exclude=request.exclude)
+
+
+def _openvino_int8(request: Request, path: Path) -> None:
+    quantize_openvino(float_onnx(request), path, request.calibration, request.exclude)
+
+
+def _float_tflite(request: Request) -> Path:
+    path = request.folder / f"float{'_published' * request.as_published}.tflite"
+    if not path.exists():
+        export_tflite(request.graph, path, request.size)
+    return path
+
+
+def _tflite_fp32(request: Request, path: Path) -> None:
+    path.write_bytes(_float_tflite(request).read_bytes())
+
+
+def _tflite_int8(request: Request, path: Path) -> None:
+    quantize_tflite(_float_tflite(request), path, request.calibration, request.exclude)
+
+
+def _engine(request: Request, path: Path) -> None:
+    names = ("tensorrt", "tensorrt_rtx") if request.library == "auto" else (request.library,)
+    try:
+        trt = load_tensorrt(names)
+        ENGINE_CACHE.mkdir(parents=True, exist_ok=True)
+        described = asdict(request.describe("tensorrt"))
+        graph = str(typed_onnx(request))
+        cached_engine(str(ENGINE_CACHE), trt, graph, str(path), request.precision, described, log=lambda _: None)
+    except BuildError as error:
+        raise MdeError(f"target=tensorrt: {error}") from error
+
+
+Writer = Callable[[Request, Path], None]
+# Target -> the suffix of its file, and what writes it in each precision. PyTorch runs model.safetensors as it is.
+TARGETS: dict[str, tuple[str, dict[str, Writer]]] = {
+    "pytorch": (".safetensors", {"fp32": lambda request, path: None}),
+    "onnxruntime": (
+        ".onnx",
+        {
+            "fp32": _onnx_fp32,
+            "fp16": lambda request, path: half_onnx(float_onnx(request), path),
+            "int8": _onnx_int8,
+            "dynamic": lambda request, path: dynamic_onnx(float_onnx(request), path),
+        },
+    ),
+    "openvino": (
+        ".xml",
+        {
+            "fp32": lambda request, path: export_openvino(float_onnx(request), path),
+            "fp16": lambda request, path: half_openvino(float_onnx(request), path),
+            "int8": _openvino_int8,
+        },
+    ),
+    "litert": (
+        ".tflite",
+        {
+            "fp32": _tflite_fp32,
+            "fp16": lambda request, path: half_tflite(_float_tflite(request), path),
+            "int8": _tflite_int8,
+        },
+    ),
+    "tensorrt": (".engine", {"fp32": _engine, "fp16": _engine, "int8": _engine}),
+}
