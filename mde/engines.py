@@ -10,7 +10,7 @@ import torch
 
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
-from mde.export.openvino import openvino
+from mde.export.openvino import core
 from mde.jetson.builder import BuildError, load_tensorrt, misfit, read_record
 from mde.jetson.cudart import CudaError, load_cuda
 from mde.jetson.engine import Engine as TensorRtEngine
@@ -84,7 +84,7 @@ def _open_openvino(path: Path, threads: int) -> Engine:
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "f32",  # the CPU plugin takes bfloat16 by itself where the processor has it
     }
-    compiled = openvino.Core().compile_model(path, "CPU", options)
+    compiled = core().compile_model(path, "CPU", options)
     return lambda image: compiled(image)[0]
 
 

@@ -1,4 +1,5 @@
-"""Every command that README and docs show does what they say, run as they show it, from another directory."""
+"""Every command that README and docs show does what they say, run as they show it but for smaller images, from another
+directory."""
 
 import os
 import re
@@ -79,6 +80,8 @@ def test_the_commands_of_a_page_run_in_order(page, tmp_path, trained):
         arguments = [shorter.get(argument, argument) for argument in arguments]
         if any(argument.startswith("experiment=paper_table") for argument in arguments):
             arguments.append("sparsity=0.1")  # of ten values
+        if script == "train.py" and not any(argument.startswith(("resume=", "size=")) for argument in arguments):
+            arguments.append("size=[64,64]")
         check(script, arguments, tmp_path)
 
 

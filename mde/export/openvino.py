@@ -1,5 +1,6 @@
 """OpenVINO's intermediate representation (IR)."""
 
+import functools
 import shutil
 import sys
 import tempfile
@@ -13,6 +14,15 @@ from mde.errors import MdeError
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 import openvino  # noqa: E402
+
+
+@functools.cache
+def core() -> openvino.Core:
+    """The process's only Core. Each one's CPU plugin gives the thread a stack for signal handlers and, when it goes,
+    puts back the one before: two that go in the order they came leave a stack that is no longer mapped, and the next
+    signal that Python handles (a child that ended, Ctrl-C) kills the process.
+    """
+    return openvino.Core()
 
 
 def export_openvino(onnx_path: Path, path: Path) -> None:

@@ -16,7 +16,7 @@ from mde.deploy.quantization.openvino_file import half_openvino, quantize_openvi
 from mde.deploy.quantization.sensitivity import fake_quantize_activation, fake_quantize_weight, layer_sensitivity
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable, export_onnx, export_openvino
-from mde.export.openvino import openvino
+from mde.export.openvino import core, openvino
 from tests.deploy.quantization_network import SIZE, calibration_frames, difference, small_graph
 from tests.export import random_network
 
@@ -46,7 +46,7 @@ def run(path, frame):
     if path.suffix == ".onnx":
         return onnxruntime.InferenceSession(path).run(None, {"image": frame})[0]
     options = {"INFERENCE_PRECISION_HINT": "f32"}
-    return openvino.Core().compile_model(path, "CPU", options)(frame)[0]
+    return core().compile_model(path, "CPU", options)(frame)[0]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_excluded_convolutions_are_float_in_openvino(files):
     def integer_weights(name):
         return {
             onnx_layer(node.get_friendly_name())
-            for node in openvino.Core().read_model(files / name).get_ops()
+            for node in core().read_model(files / name).get_ops()
             if "Convolution" in node.get_type_name() and stored_type(node.input_value(1).get_node()) == "i8"
         }
 
@@ -126,7 +126,7 @@ def test_input_output_and_opset_stay(files, name):
 
 @pytest.mark.parametrize("name", ["int8.xml", "partly.xml", "half.xml"])
 def test_openvino_keeps_input_and_output(files, name):
-    model = openvino.Core().read_model(files / name)
+    model = core().read_model(files / name)
     assert model.inputs[0].element_type == openvino.Type.u8
     assert tuple(model.inputs[0].shape) == (1, *SIZE, 3)
     assert model.outputs[0].element_type == openvino.Type.f32
@@ -258,7 +258,7 @@ def test_names_in_onnx_and_openvino_lead_back_to_the_layers_of_the_real_network(
     expected = sorted(layers(network))
     assert sorted(onnx_layer(node) for node in nodes) == expected
     assert "decoder.fusion1.refine_sum.conv1" in expected
-    operators = openvino.Core().read_model(tmp_path / "model.onnx").get_ops()
+    operators = core().read_model(tmp_path / "model.onnx").get_ops()
     names = [node.get_friendly_name() for node in operators if "Convolution" in node.get_type_name()]
     assert sorted(onnx_layer(name) for name in names) == expected
 

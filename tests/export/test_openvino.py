@@ -6,7 +6,7 @@ import torch
 
 from mde.errors import MdeError
 from mde.export import deployable, export_onnx, export_openvino
-from mde.export.openvino import openvino
+from mde.export.openvino import core
 from tests.export import random_network
 
 torch.set_num_threads(1)
@@ -22,7 +22,7 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_names_shapes_and_float32_weights_stay(onnx_file: Path, tmp_path: Path) -> None:
     export_openvino(onnx_file, tmp_path / "new" / "model.xml")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["model.bin", "model.xml"]
-    model = openvino.Core().read_model(tmp_path / "new" / "model.xml")
+    model = core().read_model(tmp_path / "new" / "model.xml")
     assert (model.input().any_name, list(model.input().shape)) == ("image", [1, 3, 32, 64])
     assert (model.output().any_name, list(model.output().shape)) == ("inverse_depth", [1, 1, 32, 64])
     weights = [node for node in model.get_ops() if node.get_type_name() == "Constant" and node.data.ndim == 4]

@@ -15,7 +15,7 @@ from mde.atomic_file import atomic_file
 from mde.deploy.quantization.calibration import check_calibration
 from mde.deploy.quantization.layer_names import convolutions_of, is_onnx_layer
 from mde.errors import MdeError
-from mde.export.openvino import openvino
+from mde.export.openvino import core, openvino
 
 
 def quantize_openvino(source: Path, path: Path, calibration: Sequence[np.ndarray], exclude: Sequence[str] = ()) -> None:
@@ -64,7 +64,7 @@ def _import_nncf() -> Any:
 
 def _read(source: Path) -> Any:
     try:
-        return openvino.Core().read_model(source)
+        return core().read_model(source)
     except Exception as error:  # the reader has no error class of its own
         reason = str(error).strip().partition("\n")[0]
         raise MdeError(f"{source}: OpenVINO cannot read it ({reason}); export the network again") from error
