@@ -211,6 +211,17 @@ class QuantizeConfig:
 
 
 @dataclass
+class DeviceConfig:
+    """The board that bundle=true is for."""
+
+    name: str = "cpu"
+    jetpack: str | None = None  # 4.6 | 5 | 6 | 7; null: no Jetson
+    workspace_mb: int | None = None  # the most scratch memory of a kernel while building
+    int8: bool = True  # whether its GPU computes in INT8
+    dla: bool = False  # whether it has a deep learning accelerator
+
+
+@dataclass
 class DeployConfig:
     """`deploy.py`: a network in, a verified file for an engine out."""
 
@@ -219,10 +230,12 @@ class DeployConfig:
     data: Any = MISSING
     target: TargetConfig = field(default_factory=TargetConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    device: DeviceConfig = field(default_factory=DeviceConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     size: list[int] | None = None  # height, width: multiples of 32; null: what the network was trained at
     threads: int = 2  # of the CPU
     parity_frames: int = 16
+    bundle: bool = False  # also write bundle/, the folder that a Jetson needs
     evaluate: list[str] = field(default_factory=list)  # folders that fill rows of the table
     seed: int = 0
 
@@ -250,5 +263,6 @@ def register_schema() -> None:
         ("recovery", "recovery_schema", RecoveryConfig),
         ("target", "target_schema", TargetConfig),
         ("quantize", "quantize_schema", QuantizeConfig),
+        ("device", "device_schema", DeviceConfig),
     ]:
         store.store(group=group, name=name, node=node)

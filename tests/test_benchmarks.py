@@ -36,6 +36,15 @@ def test_the_memory_benchmark_reads_the_resident_size(tmp_path):
     assert all(megabytes > 100 for _, megabytes in readings)
 
 
+def test_the_deployment_benchmark_has_a_row_for_every_sparsity_and_precision(tmp_path):
+    small = ["--encoder", "lite0", "--size", "64", "64", "--threads", "1", "--engines", "openvino"]
+    printed = run("benchmarks/deploy.py", *small, "--out", str(tmp_path / "figures.json"))
+    figures = json.loads((tmp_path / "figures.json").read_text())["latency"]["openvino"]
+    expected = {f"{network}, {p}" for network in ("dense", "channel 0.5", "channel 0.75") for p in ("fp32", "int8")}
+    assert figures.keys() == expected | {"published graph, fp32"}
+    assert all(name in printed for name in figures)
+
+
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="set MDE_SHARED to the folder with the real frames")
 def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_train, tmp_path):
     run_dir = tmp_path / "run"

@@ -15,17 +15,17 @@ from mde.models import build_model, save_model
 from tests.conftest import ROOT, write_frames
 from tests.test_config import composed
 
-PAGES = ["README.md", "docs/train.md", "docs/prune.md", "docs/sweeps.md", "docs/dashboards.md"]
+PAGES = ["README.md", "docs/train.md", "docs/prune.md", "docs/sweeps.md", "docs/dashboards.md", "docs/deploy.md"]
 Command = tuple[str, list[str]]  # script, arguments
 
 
 def commands(page: str) -> list[Command]:
-    """Each `python train.py ...` or `prune.py` of a page, comments left out."""
+    """Each `python train.py ...`, `prune.py` or `deploy.py` of a page, comments left out."""
     text = (ROOT / page).read_text()
     blocks = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]
-    lines += re.findall(r"`(python (?:train|prune)\.py [^`]*)`", text)
-    found = [re.match(r"(?:\$ )?(?:\.venv/bin/)?python (train\.py|prune\.py)\b(.*)", line) for line in lines]
+    lines += re.findall(r"`(python (?:train|prune|deploy)\.py [^`]*)`", text)
+    found = [re.match(r"(?:\$ )?(?:\.venv/bin/)?python (train\.py|prune\.py|deploy\.py)\b(.*)", line) for line in lines]
     return [(match[1], shlex.split(match[2], comments=True)) for match in found if match]
 
 
@@ -73,7 +73,7 @@ def test_the_commands_of_a_page_run_in_order(page, tmp_path, trained):
     frames = write_frames(tmp_path / "frames")
     assert commands(page), "no command found: the page's code blocks changed shape"
     for script, arguments in commands(page):
-        path = str(trained if script == "prune.py" else frames)
+        path = str(frames if script == "train.py" else trained)
         arguments = [argument.replace("PATH", path) for argument in arguments]
         # Shown as a run that is stopped and continued by the next command.
         shorter = {"trainer.max_minutes=30": "trainer.max_minutes=0.00001", "sparsity=0.1,0.3,0.5": "sparsity=0.1"}

@@ -18,6 +18,7 @@ from mde.benchmark import interleave, latency_entry
 from mde.data.datamodule import parts_of
 from mde.data.sample import Frames, Splits
 from mde.data.transforms import normalise, resize_image
+from mde.deploy.bundle import check_device, write_bundle
 from mde.deploy.description import description_file, write_description
 from mde.deploy.parity import Parity, check_parity, measure_parity
 from mde.deploy.quantization.gate import Gated, quantize_within
@@ -76,28 +77,47 @@ def deploy(config: DictConfig) -> Path:
         raise MdeError(f"target.name={config.target.name}: unknown; choose from {', '.join(TARGETS)}")
     if config.quantize.kind not in PRECISIONS:
         raise MdeError(f"quantize.kind={config.quantize.kind}: unknown; choose from {', '.join(PRECISIONS)}")
-    with tempfile.TemporaryDirectory() as folder:
-        job = prepare(config, run_dir, Path(folder))
+    if config.bundle:
+        check_device(config.device, PRECISIONS[config.quantize.kind])
+    with tempfile.TemporaryDirectory() as temporary:
+        job = prepare(config, run_dir, Path(temporary))
         record = new_record("running", parent=config.checkpoint, model=described(job))
         OmegaConf.save(config, run_dir / "config.yaml")
         write_record(run_dir, record)
-        evaluated = evaluation_sets(job.splits, config.evaluate)
-        say(f"{job.target}, {job.request.precision}, {job.request.size[0]} x {job.request.size[1]}")
-        runtime, gated = build(job)
-        parity = measure_parity(runtime, job.network, evaluated[0], config.parity_frames)
-        check_parity(parity, runtime, job.network, evaluated[0], run_dir / "pictures")
-        quality(job, runtime, record, evaluated)
-        record["model"]["file_bytes"] = sum(path.stat().st_size for path in files_of(job.file))
-        record["deployment"] = deployment(job, runtime, parity, gated)
-        record["latency"], record["reference_latency"] = latency(job, runtime)
+        try:
+            carry_out(job, record)
+        except MdeError as error:
+            write_record(run_dir, record | {"status": "failed", "error": str(error)})
+            write_report(run_dir)
+            raise
     record["status"] = "complete"
     write_record(run_dir, record)
     page = write_report(run_dir)
     show_quality(record)
     show_cost(record)
-    say(f"parity with PyTorch: {parity.largest:.2g} of the output's range at most, {parity.frames} frames")
+    parity = record["deployment"]["parity"]
+    say(f"parity with PyTorch: {parity['largest']:.2g} of the output's range at most, {parity['frames']} frames")
     say(f"report: {page}")
     return run_dir
+
+
+def carry_out(job: Job, record: dict[str, Any]) -> None:
+    """Builds, proves, evaluates and measures, and puts what it finds into the record."""
+    config, run_dir = job.config, job.run_dir
+    evaluated = evaluation_sets(job.splits, config.evaluate)
+    say(f"{job.target}, {job.request.precision}, {job.request.size[0]} x {job.request.size[1]}")
+    runtime, gated = build(job)
+    parity = measure_parity(runtime, job.network, evaluated[0], config.parity_frames)
+    check_parity(parity, runtime, job.network, evaluated[0], run_dir / "pictures")
+    quality(job, runtime, record, evaluated)
+    record["model"]["file_bytes"] = sum(path.stat().st_size for path in files_of(job.file))
+    record["deployment"] = deployment(job, runtime, parity, gated)
+    record["latency"], record["reference_latency"] = latency(job, runtime)
+    if config.bundle:
+        request = replace(job.request, exclude=gated.excluded if gated else ())
+        folder = run_dir / "bundle"
+        write_bundle(request, config.device, evaluated[0], config.parity_frames, folder, record["model"])
+        say(f"for {config.device.name}, JetPack {config.device.jetpack}: {folder}, see README.md there")
 
 
 def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
@@ -128,7 +148,7 @@ def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
 
 
 def calibration(network: Runtime, splits: Splits, count: int) -> list[np.ndarray]:
-    """`count` training images, spread evenly over the scenes and whole, as the graph takes them."""
+    """`count` training images, spread evenly over the scenes, whole: uint8 (1, H, W, 3)."""
     count = min(count, frame_limit() or count)
     images = []
     for part in parts_of(splits.train):
@@ -150,7 +170,7 @@ def build(job: Job) -> tuple[Runtime, Gated[Runtime] | None]:
 
     before = delta1(job.network)
     gated = quantize_within(
-        lambda exclude: _written(job, exclude), delta1, sensitivity(job), float_delta1=before, max_drop=config.max_drop
+        lambda exclude: _written(job, exclude), delta1, partial(sensitivity, job), before, config.max_drop
     )
     say(f"INT8: delta1 {gated.delta1:.3f} on {limit} validation frames, float {before:.3f}")
     if gated.excluded:

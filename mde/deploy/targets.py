@@ -25,7 +25,7 @@ class Request:
     graph        what is deployed, or the published network as the baseline (`as_published`)
     size         height, width of its input
     precision    fp32, fp16, int8 or dynamic
-    calibration  inputs as the graph takes them, for int8
+    calibration  images of its size, uint8 (1, H, W, 3), for int8
     exclude      layers that int8 leaves in float
     opset        of ONNX
     library      of TensorRT: auto, tensorrt or tensorrt_rtx
@@ -42,6 +42,11 @@ class Request:
     opset: int = 17
     library: str = "auto"
     as_published: bool = False
+
+    def inputs(self) -> list[np.ndarray]:
+        """The calibration images as the graph takes them."""
+        order = (0, 1, 2, 3) if self.graph.layout == "nhwc" else (0, 3, 1, 2)
+        return [np.ascontiguousarray(i.transpose(order), dtype=self.graph.dtype) for i in self.calibration]
 
     def describe(self, engine: str) -> Description:
         return Description(self.network, engine, self.precision, self.size, self.graph.layout, self.graph.dtype)
@@ -78,7 +83,7 @@ def typed_onnx(request: Request) -> Path:
     if request.precision == "fp16":
         half_onnx(source, path)
     else:
-        quantize_onnx(source, path, request.calibration, symmetric=True, exclude=request.exclude)
+        quantize_onnx(source, path, request.inputs(), symmetric=True, exclude=request.exclude)
         check_symmetric(path)
     return path
 
@@ -88,11 +93,11 @@ def _onnx_fp32(request: Request, path: Path) -> None:
 
 
 def _onnx_int8(request: Request, path: Path) -> None:
-    quantize_onnx(float_onnx(request), path, request.calibration, exclude=request.exclude)
+    quantize_onnx(float_onnx(request), path, request.inputs(), exclude=request.exclude)
 
 
 def _openvino_int8(request: Request, path: Path) -> None:
-    quantize_openvino(float_onnx(request), path, request.calibration, request.exclude)
+    quantize_openvino(float_onnx(request), path, request.inputs(), request.exclude)
 
 
 def _float_tflite(request: Request) -> Path:
@@ -107,7 +112,7 @@ def _tflite_fp32(request: Request, path: Path) -> None:
 
 
 def _tflite_int8(request: Request, path: Path) -> None:
-    quantize_tflite(_float_tflite(request), path, request.calibration, request.exclude)
+    quantize_tflite(_float_tflite(request), path, request.inputs(), request.exclude)
 
 
 def _engine(request: Request, path: Path) -> None:

@@ -369,7 +369,7 @@ class Trial:
 def test_the_gate_sends_back_the_smallest_number_of_layers_that_holds(needed):
     costs = {f"layer{number:02}": 0.01 for number in range(11)}
     trial = Trial(costs)
-    gated = quantize_within(trial.quantize, trial.evaluate, costs, 0.9, max_drop=0.01 * (11 - needed) + 1e-9)
+    gated = quantize_within(trial.quantize, trial.evaluate, lambda: costs, 0.9, max_drop=0.01 * (11 - needed) + 1e-9)
     assert gated.excluded == tuple(sorted(costs))[:needed]  # all alike: by name
     assert gated.network == gated.excluded == trial.calls[-1]
     assert gated.drop == pytest.approx(0.01 * (11 - needed))
@@ -380,14 +380,18 @@ def test_the_gate_sends_back_the_smallest_number_of_layers_that_holds(needed):
 def test_the_gate_takes_the_most_sensitive_layers_first():
     costs = {"a": 0.001, "b": 0.05, "c": 0.02, "d": 0.0}
     trial = Trial(costs)
-    gated = quantize_within(trial.quantize, trial.evaluate, costs, 0.9, max_drop=0.01)
+    gated = quantize_within(trial.quantize, trial.evaluate, lambda: costs, 0.9, max_drop=0.01)
     assert gated.excluded == ("b", "c")
     assert trial.calls[0] == ()
 
 
 def test_a_gain_passes_at_once():
     trial = Trial({"a": -0.1})
-    gated = quantize_within(trial.quantize, trial.evaluate, trial.costs, 0.9, max_drop=0.0)
+
+    def never() -> dict[str, float]:
+        raise AssertionError("measured, though nothing has to go back to float")
+
+    gated = quantize_within(trial.quantize, trial.evaluate, never, 0.9, max_drop=0.0)
     assert trial.calls == [()]
     assert gated.drop < 0
 
@@ -395,7 +399,7 @@ def test_a_gain_passes_at_once():
 def test_the_gate_gives_up_when_float_does_not_hold():
     trial = Trial({"a": 0.0, "b": 0.0, "c": 0.0})
     with pytest.raises(MdeError, match=r"quantize\.max_drop=0\.01: delta1 falls by 0\.05 with every layer in float"):
-        quantize_within(trial.quantize, trial.evaluate, trial.costs, 0.95, max_drop=0.01)
+        quantize_within(trial.quantize, trial.evaluate, lambda: trial.costs, 0.95, max_drop=0.01)
     assert trial.calls[-1] == ("a", "b", "c")
 
 
@@ -414,7 +418,7 @@ def test_the_gate_on_real_files_recovers_accuracy(files, tmp_path):
         return 1 - np.mean([difference(run(path, frame), truth) for frame, truth in zip(frames, expected, strict=True)])
 
     everything = 1 - evaluate(quantize([]))
-    gated = quantize_within(quantize, evaluate, sensitivity, 1.0, max_drop=0.5 * everything)
+    gated = quantize_within(quantize, evaluate, lambda: sensitivity, 1.0, max_drop=0.5 * everything)
     assert gated.excluded
     assert gated.drop <= 0.5 * everything
     assert quantized_convolutions(gated.network) == set(sensitivity) - set(gated.excluded)

@@ -28,7 +28,7 @@ class Gated(Generic[T]):
 def quantize_within(
     quantize: Callable[[Sequence[str]], T],
     evaluate: Callable[[T], float],
-    sensitivity: Mapping[str, float],
+    sensitivity: Callable[[], Mapping[str, float]],
     float_delta1: float,
     max_drop: float,
 ) -> Gated[T]:
@@ -38,12 +38,12 @@ def quantize_within(
     quantize      the layers that stay float -> the network; called last with what is returned, so that it may write
                   the same file each time
     evaluate      the network -> delta1, a share
-    sensitivity   layer -> any measure that orders them
+    sensitivity   layer -> any measure that orders them; called where not everything can be quantized
     float_delta1  delta1 of the float network
 
     MdeError when it does not hold with every layer in float.
     """
-    layers = sorted(sensitivity, key=lambda layer: (-sensitivity[layer], layer))
+    layers: list[str] = []
     tried: dict[int, Gated[T]] = {}
 
     def holds(count: int) -> bool:
@@ -53,14 +53,18 @@ def quantize_within(
         tried[count] = Gated(network, delta1, float_delta1 - delta1, excluded)
         return float_delta1 - delta1 <= max_drop
 
-    below, count = -1, 0
+    if holds(0):
+        return tried[0]
+    costs = sensitivity()
+    layers += sorted(costs, key=lambda layer: (-costs[layer], layer))
+    below, count = 0, 1
     while not holds(count):
         if count == len(layers):
             raise MdeError(
                 f"quantize.max_drop={max_drop:g}: delta1 falls by {tried[count].drop:.3g} with every layer in float; "
                 "this is no matter of INT8: check the export, or evaluate more frames"
             )
-        below, count = count, min(max(1, 2 * count), len(layers))
+        below, count = count, min(2 * count, len(layers))
     while count - below > 1:
         middle = (below + count) // 2
         below, count = (below, middle) if holds(middle) else (middle, count)

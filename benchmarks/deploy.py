@@ -1,0 +1,143 @@
+"""What deployment buys in time: rewrites, pruning and INT8 against the published graph in FP32, in each engine.
+
+    python benchmarks/deploy.py                                  # random weights, MiDaS small as published in size
+    python benchmarks/deploy.py --checkpoint PATH --size 160 224
+    python benchmarks/deploy.py --fastdepth $MDE_SHARED/peers/fast_depth_224.tflite      # a peer's row, absolute
+
+All graphs of an engine are timed in turn in one process. Widths and precision decide the times, not the values of the
+weights: channels are chosen by their L1 norm, and INT8 is calibrated on our rendered scenes. What it costs in accuracy
+is measured by prune.py and deploy.py.
+"""
+
+import argparse
+import json
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from pruning import pruned  # beside this file
+
+from mde.benchmark import interleave, latency_entry
+from mde.data.synthetic import synthetic_splits
+from mde.data.transforms import resize_image
+from mde.deploy.targets import TARGETS, Request, write_target
+from mde.engines import engine_version, open_engine
+from mde.evaluation import frame_limit
+from mde.export import ImageGraph, deployable
+from mde.models import build_model
+from mde.models.network import DepthNetwork
+from mde.report.record import describe_model, environment
+
+ENGINES = ("onnxruntime", "openvino", "litert")
+SPARSITIES = (0.0, 0.5, 0.75)
+REFERENCE = "published graph, fp32"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", help="a network of ours or an official one; default: random weights")
+    parser.add_argument("--encoder", default="lite3", help="of random weights")
+    parser.add_argument("--size", type=int, nargs=2, default=[256, 256])
+    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--fastdepth", type=Path, help="another network's .tflite, timed beside LiteRT's graphs")
+    parser.add_argument("--out", type=Path, help="figures as JSON")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    size = (options.size[0], options.size[1])
+    given = {} if options.checkpoint else {"encoder": options.encoder}
+    dense = build_model("midas_small", weights=options.checkpoint, **given)
+    reference = build_model("midas_small", weights=options.checkpoint, reference=True, **given)
+    networks = {s: pruned(dense, "channel", s, size) if s else dense for s in SPARSITIES}
+    frames = synthetic_splits(frames=64, validation=1, test=1, size=list(size)).train
+    images = [np.ascontiguousarray(frames[i].image.permute(1, 2, 0)[None].numpy()) for i in range(min(16, len(frames)))]
+    rounds = min(options.rounds, frame_limit() or options.rounds)
+    figures: dict[str, dict] = {}
+    for engine in options.engines:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = graphs(engine, reference, networks, size, images, Path(folder), options.threads)
+            if engine == "litert" and options.fastdepth:
+                runs["FastDepth, int8 (a peer)"] = peer(options.fastdepth, images[0], options.threads)
+            if engine == "onnxruntime":
+                runs["published graph in PyTorch, eager"] = eager(reference, images[0], options.threads)
+            times = interleave(runs, 5, rounds)
+        figures[engine] = {name: latency_entry(values, times[REFERENCE]) for name, values in times.items()}
+    about = {f"channel {s:g}" if s else "dense": describe_model(network, size) for s, network in networks.items()}
+    print(table(figures))
+    for name, entry in about.items():
+        print(f"{name}: {entry['parameters'] / 1e6:.2f} M parameters, {entry['macs'] / 1e9:.3f} G multiply-adds")
+    if options.out:
+        versions = {engine: engine_version(engine) for engine in options.engines}
+        content = {"environment": environment(), "engines": versions, "size": size, "threads": options.threads}
+        content |= {"rounds": rounds, "networks": about, "latency": figures}
+        options.out.write_text(json.dumps(content, indent=1))
+
+
+def graphs(
+    engine: str,
+    reference: DepthNetwork,
+    networks: dict[float, DepthNetwork],
+    size: tuple[int, int],
+    images: list[np.ndarray],
+    folder: Path,
+    threads: int,
+) -> dict[str, partial]:
+    """Name -> a call of the graph in `engine`."""
+    suffix = TARGETS[engine][0]
+    wanted = {REFERENCE: (reference, "fp32")}
+    for sparsity, network in networks.items():
+        for precision in ("fp32", "int8"):
+            wanted[f"{f'channel {sparsity:g}' if sparsity else 'dense'}, {precision}"] = (network, precision)
+    runs = {}
+    for number, (name, (network, precision)) in enumerate(wanted.items()):
+        published = name == REFERENCE
+        graph = ImageGraph(network if published else deployable(network), network.mean, network.std).eval()
+        place = folder / str(number)
+        place.mkdir()
+        request = Request(network.name, graph, size, precision, place, images, as_published=published)
+        path = place / f"model{suffix}"
+        write_target(engine, request, path)
+        runs[name] = partial(open_engine(engine, path, threads), images[0])
+    return runs
+
+
+def eager(network: DepthNetwork, image: np.ndarray, threads: int) -> partial:
+    graph = ImageGraph(network, network.mean, network.std).eval()
+
+    def run(pixels: torch.Tensor) -> torch.Tensor:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            return graph(pixels)
+
+    return partial(run, torch.from_numpy(image))
+
+
+def peer(path: Path, image: np.ndarray, threads: int) -> partial:
+    """Another network at its own size and in its own input type."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    details = Interpreter(str(path)).get_input_details()[0]
+    planes = resize_image(torch.from_numpy(image[0]).permute(2, 0, 1), details["shape"][1:3]) * 255
+    pixels = planes.round().permute(1, 2, 0)[None].numpy().astype(details["dtype"])
+    return partial(open_engine("litert", path, threads), np.ascontiguousarray(pixels))
+
+
+def table(figures: dict[str, dict]) -> str:
+    """Markdown, a row for every graph."""
+    names = list(dict.fromkeys(name for entries in figures.values() for name in entries))
+    head = ["network", *(f"{engine}, {unit}" for engine in figures for unit in ("ms", "x"))]
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    for name in names:
+        cells = [name]
+        for entries in figures.values():
+            entry = entries.get(name)
+            cells += [f"{entry['p50_ms']:.1f}", f"{entry['speedup_vs_reference']:.2f}"] if entry else ["", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

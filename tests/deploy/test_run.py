@@ -1,0 +1,129 @@
+"""deploy.py, run as a user runs it."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mde.deploy.parity import check_parity, measure_parity
+from mde.deploy.runtime import Runtime, load_runtime
+from mde.deploy.targets import Request, write_target
+from mde.errors import MdeError
+from mde.export import ImageGraph, deployable
+from mde.models import build_model, save_model
+from tests.conftest import train_command, write_frames
+from tests.export import random_network
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "model.safetensors"
+    torch.manual_seed(0)
+    save_model(build_model("midas_small", encoder="lite0"), path, input=[64, 64], trained_on="nothing")
+    return path
+
+
+@pytest.fixture
+def deploy(checkpoint: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*overrides: str) -> subprocess.CompletedProcess[str]:
+        command = train_command(*overrides, f"checkpoint={checkpoint}", steps=1, script="deploy.py")
+        return subprocess.run(**command, capture_output=True, text=True, timeout=600, check=False)
+
+    return run
+
+
+def test_a_sweep_over_targets_ends_in_one_table_with_parity(deploy, tmp_path: Path) -> None:
+    done = deploy("-m", "target=openvino,tensorrt", "quantize=int8", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "2 of 2 jobs complete" in done.stdout
+    assert "parity" in (tmp_path / "report.html").read_text()
+    for target, suffix in {"openvino": ".xml", "tensorrt": ".engine"}.items():
+        (run_dir,) = tmp_path.glob(f"*target-{target}*")
+        record = json.loads((run_dir / "metrics.json").read_text())
+        entry, latency = record["deployment"], record["latency"][target]
+        assert (entry["target"], entry["precision"]) == (target, "int8")
+        assert entry["parity"]["largest"] > 1e-5, "INT8 that differs by nothing is no INT8"
+        assert entry["quantization"]["calibration_frames"] == 4
+        assert (run_dir / f"model{suffix}.json").exists()
+        files = [path for path in run_dir.glob("model.*") if path.suffix in (suffix, ".bin")]
+        assert record["model"]["file_bytes"] == sum(path.stat().st_size for path in files) > 1e6
+        if target == "tensorrt" and not torch.cuda.is_available():
+            assert latency["status"] == "built_not_run"
+            assert "p50_ms" not in latency
+            assert entry["parity"]["engine"] == "onnxruntime"
+        else:
+            assert latency["status"] == "measured"
+            assert record["reference_latency"][target]["p50_ms"] > 0
+            load_runtime(run_dir / f"model{suffix}", threads=1).predict(np.zeros((50, 70, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["size=[64,100]"], "error: size=[64, 100]: height and width as multiples of 32"),
+        (["quantise=int8"], "error: unknown option 'quantise'; did you mean 'quantize'?"),
+    ],
+)
+def test_what_cannot_be_deployed_is_one_line(overrides: list[str], line: str, deploy, tmp_path: Path) -> None:
+    done = deploy(*overrides, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    (last,) = [text for text in done.stderr.splitlines() if text.startswith("error:")]
+    assert last.startswith(line)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "line"),
+    [
+        ("litert", "dynamic", "target=litert: computes nothing in dynamic; choose one of onnxruntime"),
+        ("tensorflow", "fp32", "target=tensorflow: computes nothing in fp32; choose one of pytorch, onnxruntime"),
+        ("onnxruntime", "int8", "no calibration frames"),
+    ],
+)
+def test_what_a_target_does_not_compute_is_refused(target: str, precision: str, line: str, tmp_path: Path) -> None:
+    model = random_network()
+    graph = ImageGraph(deployable(model), model.mean, model.std)
+    with pytest.raises(MdeError, match=line):
+        write_target(target, Request(model.name, graph, (64, 64), precision, tmp_path), tmp_path / "model.onnx")
+
+
+def test_parity_names_the_worst_frame_and_draws_it(tmp_path: Path) -> None:
+    from mde.data.folder import FolderFrames
+
+    frames = FolderFrames(write_frames(tmp_path / "frames"))
+    save_model(random_network(), tmp_path / "model.safetensors", input=[64, 64])
+    network = load_runtime(tmp_path / "model.safetensors", threads=1)
+    wrong = network.preprocess(frames[2].image.permute(1, 2, 0).numpy())
+
+    def faulty(image: np.ndarray) -> np.ndarray:
+        output = network.infer(image).copy()
+        if np.array_equal(image, wrong):
+            output[0, 0, 5, 7] += 0.5 * np.ptp(output)
+        return output
+
+    runtime = Runtime(tmp_path / "model.onnx", network.description, faulty)
+    parity = measure_parity(runtime, network, frames, 16)
+    assert (parity.worst, parity.frames) == (2, len(frames))
+    assert parity.largest == pytest.approx(0.5, rel=1e-4)
+    with pytest.raises(MdeError, match=r"differs from PyTorch by 0\.5 .* frame 2"):
+        check_parity(parity, runtime, network, frames, tmp_path / "pictures")
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"parity_expected.png", "parity_found.png"}
+    check_parity(measure_parity(network, network, frames, 4), network, network, frames, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_engine_that_answers_nan_fails_parity(tmp_path: Path) -> None:
+    from mde.data.folder import FolderFrames
+
+    frames = FolderFrames(write_frames(tmp_path / "frames"))
+    save_model(random_network(), tmp_path / "model.safetensors", input=[64, 64])
+    network = load_runtime(tmp_path / "model.safetensors", threads=1)
+    runtime = Runtime(tmp_path / "m.onnx", network.description, lambda image: network.infer(image) * np.float32(np.nan))
+    with pytest.raises(MdeError, match="differs from PyTorch"):
+        check_parity(measure_parity(runtime, network, frames, 2), runtime, network, frames, tmp_path)
