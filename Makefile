@@ -21,8 +21,8 @@ demo: install
 	$(PY) train.py experiment=demo hydra.run.dir=outputs/demo/train
 	$(PY) prune.py checkpoint=outputs/demo/train/model.safetensors prune=channel sparsity=0.5 trainer.max_steps=40 \
 	    hydra.run.dir=outputs/demo/prune
-	$(PY) deploy.py -m checkpoint=outputs/demo/prune/model.safetensors target=onnxruntime,openvino,litert,tensorrt \
-	    quantize=none,int8 hydra.sweep.dir=outputs/demo/deploy
+	$(PY) deploy.py -m checkpoint=outputs/demo/prune/model.safetensors target=onnxruntime,openvino,tensorrt \
+	    quantize=int8 hydra.sweep.dir=outputs/demo/deploy
 
 test: install
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
