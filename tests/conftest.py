@@ -1,5 +1,6 @@
 """What several test folders share: tiny RGB-D folders, and train.py called as a user calls it."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,6 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+with contextlib.suppress(ImportError):  # of the extra tflite
+    from absl.logging import get_absl_handler
+
+    # absl remembers what sys.stderr is when it is imported, here pytest's capture of one test, and closes it as soon as
+    # Hydra configures logging, in another test: unless it is the real one.
+    get_absl_handler().python_handler.stream = sys.__stderr__
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["size=[64,64]", "batch_size=2", "workers=0", "weights=none", "logger=csv", "trainer.precision=32-true"]

@@ -4,6 +4,8 @@ What is fast differs: ONNX Runtime on x86 has quick kernels for unsigned activat
 symmetric graph that TensorRT asks for is slower there.
 """
 
+import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,7 +44,7 @@ def quantize_onnx(
         calibration, _shape(image), onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
     )
     excluded = convolutions_of(exclude, [node.name for node in _convolutions(graph)], is_onnx_layer, source)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         _prepare(source, prepared)
         quantize_static(
@@ -94,7 +96,7 @@ def dynamic_onnx(source: Path, path: Path) -> None:
     of activations are found during each run. Nothing is calibrated. It is small, and slow: every convolution becomes
     ConvInteger.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         _prepare(source, prepared)
         quantize_dynamic(prepared, quantized, op_types_to_quantize=["Conv"], weight_type=QuantType.QInt8)
@@ -107,6 +109,17 @@ class _Frames(CalibrationDataReader):
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._feeds, None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the quantizer's line for each scale that it widens, on the root logger, which Hydra shows."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 def _load(path: Path) -> onnx.ModelProto:
