@@ -38,7 +38,7 @@ def test_what_an_engine_cannot_open_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     (tmp_path / "model.xml").write_text("<net/>")
     cases = [
-        ("tensorflow", "broken.onnx", "engine tensorflow: unknown; choose from onnxruntime, openvino"),
+        ("tensorflow", "broken.onnx", "engine tensorflow: unknown; choose from pytorch, onnxruntime, openvino"),
         ("onnxruntime", "model.xml", "onnxruntime reads .onnx"),
         ("onnxruntime", "missing.onnx", "no such file"),
         ("onnxruntime", "broken.onnx", "onnxruntime cannot open it"),
