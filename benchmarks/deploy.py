@@ -65,7 +65,8 @@ def main() -> None:
                 runs["published graph in PyTorch, eager"] = eager(reference, images[0], options.threads)
             times = interleave(runs, 5, rounds)
         figures[engine] = {name: latency_entry(values, times[REFERENCE]) for name, values in times.items()}
-    about = {f"channel {s:g}" if s else "dense": describe_model(network, size) for s, network in networks.items()}
+    about = {"published graph": describe_model(reference, size)}
+    about |= {f"channel {s:g}" if s else "dense": describe_model(network, size) for s, network in networks.items()}
     print(table(figures))
     for name, entry in about.items():
         print(f"{name}: {entry['parameters'] / 1e6:.2f} M parameters, {entry['macs'] / 1e9:.3f} G multiply-adds")

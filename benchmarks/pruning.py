@@ -72,11 +72,12 @@ def main() -> None:
     size = tuple(options.size)
     given = {} if options.checkpoint else {"encoder": options.encoder}
     model = build_model("midas_small", weights=options.checkpoint, **given)
+    published = build_model("midas_small", weights=options.checkpoint, reference=True, **given)
     graphs: dict[str, nn.Module] = {
-        "reference": build_model("midas_small", weights=options.checkpoint, reference=True, **given),
+        "reference": published,
         "dense": deployable(model),
     }
-    about = {"reference": describe_model(model, size), "dense": describe_model(model, size)}
+    about = {name: describe_model(network, size) for name, network in (("reference", published), ("dense", model))}
     for kind, sparsity in ROWS:
         began = time.perf_counter()
         network = pruned(model, kind, sparsity, size)

@@ -19,10 +19,10 @@ from torch import nn
 from mde.engines import check_engines, engine_version, open_engine
 from mde.errors import MdeError
 from mde.export import export_onnx
+from mde.jetson.depth import PARITY, differences
 
 ENGINES = ("onnxruntime", "openvino")  # that read ONNX files
 REFERENCE = "reference"
-PARITY = 1e-3  # of the output's range
 
 
 def interleave(
@@ -62,10 +62,10 @@ def measure_latency(
     """Latency of each of `graphs` for one image of `size` (height, width): name -> engine -> entry of metrics.json.
 
     Graphs are taken as given, in eval mode, and one of them is called "reference", the published network, which is
-    exported without the exact rewrites: a speed-up is the median, over
-    rounds, of the reference's time over the graph's in the same engine and round. All graphs of an engine are open at
-    once, the engines one after the other. MdeError when the reference is missing, an engine is unknown, a graph cannot
-    be exported, or an engine computes something else than PyTorch does.
+    exported without the exact rewrites: a speed-up is the median, over rounds, of the reference's time over the graph's
+    in the same engine and round. All graphs of an engine are open at once, the engines one after the other. MdeError
+    when the reference is missing, an engine is unknown, a graph cannot be exported, or an engine computes something
+    else than PyTorch does.
     """
     check_engines(engines)
     if REFERENCE not in graphs:
@@ -132,15 +132,12 @@ def latency_entry(times: list[float], reference: list[float]) -> dict[str, Any]:
 
 
 def check_parity(output: np.ndarray, expected: np.ndarray, where: str) -> None:
-    """MdeError unless `output` is `expected` to PARITY of its range."""
-    # Beside the range, float32's own rounding: a network that hardly trained, or lost most of its weights, answers
-    # nearly the same everywhere.
-    tolerance = PARITY * np.ptp(expected) + 1e-5 * np.abs(expected).max()
-    difference = np.abs(output - expected).max()
-    if not difference <= tolerance:
+    """MdeError unless `output` is `expected` as closely as FP32 must be."""
+    largest, limit = differences(output, expected)[0], PARITY["fp32"]
+    if largest > limit:
         raise MdeError(
-            f"{where}: differs from PyTorch by {difference:.2g}, {tolerance:.2g} is allowed; this is a fault of the "
-            "export, leave the engine out"
+            f"{where}: differs from PyTorch by {largest:.2g} of the output's range, {limit:g} is allowed; this is a "
+            "fault of the export, leave the engine out"
         )
 
 

@@ -133,6 +133,19 @@ def test_an_engine_that_computes_something_else_is_an_error(monkeypatch: pytest.
         measure_latency({"reference": random_network()}, (32, 32), threads=1)
 
 
+def test_only_the_reference_is_exported_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = []
+
+    def export(graph, path, size, as_published):
+        exported.append(as_published)
+        export_onnx(graph, path, size, as_published=as_published)
+
+    monkeypatch.setattr("mde.benchmark.export_onnx", export)
+    model = random_network()
+    measure_latency({"model": deployable(model), "reference": model}, (32, 32), engines=["onnxruntime"], rounds=1)
+    assert exported == [False, True]
+
+
 def test_parity_is_relative_to_the_range_and_forgives_only_rounding_of_a_constant() -> None:
     ramp = np.linspace(5, 15, 100, dtype=np.float32)
     check_parity(ramp + 0.009, ramp, "ramp")

@@ -11,9 +11,8 @@ from mde.data.sample import Frames
 from mde.deploy.runtime import Runtime, runtime_predictor
 from mde.errors import MdeError
 from mde.evaluation import spread
+from mde.jetson.depth import PARITY, differences
 from mde.report.pictures import picture_sheet
-
-LIMITS = {"fp32": 1e-3, "fp16": 1e-2}  # largest difference, as a share of the output's range; int8 is gated by delta1
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,18 @@ def measure_parity(runtime: Runtime, network: Runtime, frames: Frames, count: in
     for index in track(chosen, f"parity in {runtime.description.engine}", transient=True):
         rgb = frames[index].image.permute(1, 2, 0).numpy()
         expected = network.infer(network.preprocess(rgb))
-        difference = np.abs(runtime.infer(runtime.preprocess(rgb)) - expected)
-        reach = max(float(np.ptp(expected)), float(np.finfo(np.float32).tiny))
-        # NaN must not pass for small.
-        largest.append(float(np.nan_to_num(difference, nan=np.inf).max()) / reach)
-        means.append(float(difference.mean()) / reach)
+        most, mean = differences(runtime.infer(runtime.preprocess(rgb)), expected)
+        largest.append(most)
+        means.append(mean)
     worst = int(np.argmax(largest))
     return Parity(largest[worst], float(np.mean(means)), len(chosen), chosen[worst], runtime.description.engine)
 
 
 def check_parity(parity: Parity, runtime: Runtime, network: Runtime, frames: Frames, pictures: Path) -> None:
-    """MdeError where the precision's limit is exceeded; the worst frame is drawn, by both, to `pictures`."""
-    limit = LIMITS.get(runtime.description.precision)
+    """MdeError where the precision's limit is exceeded; the worst frame is drawn, by both, to `pictures`. INT8 has no
+    limit here: the gate on delta1 holds it.
+    """
+    limit = PARITY.get(runtime.description.precision)
     if limit is None or parity.largest <= limit:
         return
     pictures.mkdir(parents=True, exist_ok=True)

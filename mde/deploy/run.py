@@ -30,8 +30,9 @@ from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, frame_limit, ramp_predictor, spread
 from mde.export import ImageGraph, deployable
 from mde.jetson.cudart import present_device
-from mde.models import build_model, read_metadata, save_model
-from mde.models.network import DepthNetwork
+from mde.models import build_model, read_metadata, save_model, trained_size
+from mde.models.checkpoints import RESERVED
+from mde.models.network import DepthNetwork, check_size
 from mde.report.page import write_report
 from mde.report.pictures import picture_sheet, save_predictions
 from mde.report.record import describe_model, new_record, write_record
@@ -86,8 +87,9 @@ def deploy(config: DictConfig) -> Path:
         write_record(run_dir, record)
         try:
             carry_out(job, record)
-        except MdeError as error:
-            write_record(run_dir, record | {"status": "failed", "error": str(error)})
+        except BaseException as error:  # Ctrl-C too: no record may go on saying "running"
+            reason = str(error) if isinstance(error, MdeError) else f"{type(error).__name__}: {error}"
+            write_record(run_dir, record | {"status": "failed", "error": reason})
             write_report(run_dir)
             raise
     record["status"] = "complete"
@@ -122,21 +124,18 @@ def carry_out(job: Job, record: dict[str, Any]) -> None:
 
 def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
     """Opens checkpoint and data, and leaves the network as model.safetensors in the run directory."""
-    own = Path(config.checkpoint).suffix == ".safetensors"
-    trained = tuple(read_metadata(config.checkpoint).get("input", (256, 256))) if own else (256, 256)
-    size = tuple(config.size or trained)
-    if len(size) != 2 or any(side < 32 or side % 32 for side in size):
-        raise MdeError(f"size={list(size)}: height and width as multiples of 32, for example size=[256,256]")
+    size = check_size(config.size or trained_size(config.checkpoint))
     config.size = list(size)  # synthetic frames are rendered at it
     model = build_model(config.model.name, weights=config.checkpoint, encoder=config.model.encoder)
     splits: Splits = instantiate(config.data)
-    save_model(model, run_dir / "model.safetensors", parent=config.checkpoint, input=list(size))
+    about = provenance(config.checkpoint) | {"parent": config.checkpoint, "input": list(size)}
+    save_model(model, run_dir / "model.safetensors", **about)
     network = load_runtime(run_dir / "model.safetensors", threads=config.threads)
     target = config.target
     request = Request(
         model.name,
         ImageGraph(deployable(model), model.mean, model.std, target.layout, target.dtype).eval(),
-        (size[0], size[1]),
+        size,
         PRECISIONS[config.quantize.kind],
         folder,
         opset=target.opset,
@@ -181,7 +180,7 @@ def build(job: Job) -> tuple[Runtime, Gated[Runtime] | None]:
 def sensitivity(job: Job) -> dict[str, float]:
     """Each layer's, on a few calibration images."""
     images = []
-    for image in job.request.calibration[:: max(1, len(job.request.calibration) // 4)][:4]:
+    for image in job.request.calibration[:: max(1, len(job.request.calibration) // 2)][:2]:
         planes = torch.from_numpy(image)[0].permute(2, 0, 1)
         images.append(normalise(resize_image(planes, job.request.size), job.model.mean, job.model.std))
     return layer_sensitivity(deployable(job.model), torch.stack(images))
@@ -228,9 +227,8 @@ def deployment(job: Job, runtime: Runtime, parity: Parity, gated: Gated[Runtime]
         "parity": asdict(parity) | {"data": job.splits.name},
     }
     if job.target == "tensorrt":
-        built = json.loads(description_file(job.file).read_text())
-        entry["library"] = f"{built['library']} {built['library_version']}"
-        if built["library"] == "tensorrt_rtx":
+        entry["library"] = library(job)
+        if entry["library"].startswith("tensorrt_rtx"):
             entry["library"] += "; an RTX engine does not run on a Jetson, where the bundle builds its own"
     if gated is not None:
         entry["quantization"] = {
@@ -261,10 +259,18 @@ def latency(job: Job, runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any]]
         WARMUP,
         rounds,
     )
-    common |= {"engine_version": engine_version(job.target)}
+    common |= {"engine_version": library(job)}
     entry = latency_entry(times["model"], times["reference"]) | common | {"precision": job.request.precision}
     entry |= {f"{name}_ms": float(np.median(values)) for name, values in around.items()}
     return {job.target: entry}, {job.target: latency_entry(times["reference"], times["reference"]) | common}
+
+
+def library(job: Job) -> str:
+    """What runs the file, with its version."""
+    if job.target != "tensorrt":
+        return engine_version(job.target)
+    built = json.loads(description_file(job.file).read_text())
+    return f"{built['library']} {built['library_version']}"
 
 
 def _reference(job: Job) -> Callable[[np.ndarray], object]:
@@ -288,11 +294,16 @@ def _reference(job: Job) -> Callable[[np.ndarray], object]:
 
 
 def described(job: Job) -> dict[str, Any]:
-    return describe_model(job.model, job.request.size, job.run_dir / "model.safetensors") | {
-        "trained_on": read_metadata(job.config.checkpoint).get("trained_on")
-        if Path(job.config.checkpoint).suffix == ".safetensors"
-        else job.config.checkpoint
-    }
+    """The `model` entry of the record."""
+    file = job.run_dir / "model.safetensors"
+    return describe_model(job.model, job.request.size, file) | {"trained_on": read_metadata(file).get("trained_on")}
+
+
+def provenance(checkpoint: str) -> dict[str, Any]:
+    """What `checkpoint` says of its training, to be handed on."""
+    if Path(checkpoint).suffix != ".safetensors":
+        return {"trained_on": checkpoint}
+    return {name: entry for name, entry in read_metadata(checkpoint).items() if name not in RESERVED}
 
 
 def files_of(path: Path) -> list[Path]:

@@ -13,7 +13,7 @@ from mde.engines import ENGINES, Engine, open_engine
 from mde.errors import MdeError
 from mde.evaluation import Predictor
 from mde.metrics import resize_prediction
-from mde.models import read_metadata
+from mde.models import read_metadata, trained_size
 
 
 class Runtime:
@@ -63,9 +63,7 @@ class Runtime:
         """uint8 (H, W, 3) -> float32 (H, W), metres. MdeError when the file holds no calibration."""
         calibration = self.description.calibration
         if calibration is None:
-            raise MdeError(
-                f"{self.name}: predicts no metres before it is calibrated: deploy it with calibrate=RECORDING"
-            )
+            raise MdeError(f"{self.name}: predicts no metres, its description holds no calibration (scale, shift, cap)")
         inverse = calibration.scale * self.predict(rgb) + calibration.shift
         return 1 / np.maximum(inverse, 1 / calibration.cap)
 
@@ -101,6 +99,4 @@ def runtime_predictor(runtime: Runtime) -> Predictor:
 
 
 def _own_description(path: Path) -> Description:
-    metadata = read_metadata(path)
-    height, width = metadata.get("input", (256, 256))
-    return Description(metadata["network"], "pytorch", "fp32", (height, width))
+    return Description(read_metadata(path)["network"], "pytorch", "fp32", trained_size(path))

@@ -25,8 +25,12 @@ def core() -> openvino.Core:
     return openvino.Core()
 
 
-def export_openvino(onnx_path: Path, path: Path) -> None:
-    """Converts an ONNX file to `path` (.xml) and its weights, FP32, beside it (.bin). Names and shapes stay.
+def export_openvino(onnx_path: Path, path: Path, float16: bool = False) -> None:
+    """Converts an ONNX file, in FP32 or quantized, to `path` (.xml) and its weights beside it (.bin). Names and shapes
+    stay.
+
+    float16  weights are stored in half precision: half the file. What is computed in is the device's choice when the
+             file is opened: a CPU computes in FP32.
 
     MdeError when `path` does not end in .xml or the ONNX file cannot be converted.
     """
@@ -38,8 +42,7 @@ def export_openvino(onnx_path: Path, path: Path) -> None:
         reason = str(error).strip().partition("\n")[0]
         raise MdeError(f"{onnx_path}: OpenVINO cannot convert it ({reason}); export it again") from error
     with tempfile.TemporaryDirectory() as folder:
-        # Without this flag the weights are rounded to float16.
-        openvino.save_model(model, f"{folder}/model.xml", compress_to_fp16=False)
+        openvino.save_model(model, f"{folder}/model.xml", compress_to_fp16=float16)
         for suffix in (".bin", ".xml"):
             with open(f"{folder}/model{suffix}", "rb") as source, atomic_file(path.with_suffix(suffix)) as file:
                 shutil.copyfileobj(source, file)

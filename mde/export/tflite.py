@@ -1,16 +1,12 @@
 """TFLite files, for the LiteRT runtime, straight from PyTorch: the detour by ONNX is where such conversions fail."""
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from mde.atomic_file import atomic_file
 from mde.errors import MdeError
 from mde.export.image_graph import ImageGraph
+from mde.quiet import quiet
 
 
 def export_tflite(graph: ImageGraph, path: Path, size: tuple[int, int]) -> None:
@@ -18,7 +14,7 @@ def export_tflite(graph: ImageGraph, path: Path, size: tuple[int, int]) -> None:
 
     MdeError when litert-torch is not installed or cannot convert the graph.
     """
-    with _quiet():
+    with quiet():
         try:
             import litert_torch
         except ImportError as error:
@@ -33,20 +29,3 @@ def export_tflite(graph: ImageGraph, path: Path, size: tuple[int, int]) -> None:
             raise MdeError(f"{path}: cannot be converted to TFLite at {size[0]} x {size[1]} ({reason})") from error
     with atomic_file(path) as file:
         file.write(content)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the converter's own log of its steps, and the warnings of the libraries it imports."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

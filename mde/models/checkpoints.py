@@ -70,6 +70,16 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _read_own(Path(path), with_tensors=False)[0]
 
 
+def trained_size(checkpoint: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of the images that `checkpoint` (as `build_model`'s weights) was trained on; 256 x 256 for
+    official networks, whose files do not say.
+    """
+    if Path(checkpoint).suffix != ".safetensors":
+        return 256, 256
+    height, width = read_metadata(checkpoint).get("input", (256, 256))
+    return height, width
+
+
 def load_model(path: str | os.PathLike[str], *, reference: bool | None = None) -> DepthNetwork:
     """The network that `save_model` wrote, in eval mode, pruned if it was: widths are read from the tensors.
 

@@ -1,8 +1,11 @@
 """What every network here is, beside an nn.Module."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import nn
+
+from mde.errors import MdeError
 
 
 class DepthNetwork(nn.Module):
@@ -21,3 +24,10 @@ class DepthNetwork(nn.Module):
     @property
     def options(self) -> dict[str, Any]:
         raise NotImplementedError
+
+
+def check_size(size: Sequence[int]) -> tuple[int, int]:
+    """The option `size` as (height, width). MdeError unless both are multiples of 32, as every network here needs."""
+    if len(size) != 2 or any(side < 32 or side % 32 for side in size):
+        raise MdeError(f"size={list(size)}: height and width as multiples of 32, for example size=[256,256]")
+    return size[0], size[1]

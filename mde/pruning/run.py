@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from mde.models import read_metadata
+from mde.models import trained_size
 from mde.training import train
 
 
@@ -15,8 +15,7 @@ def prune(config: DictConfig) -> Path:
     """
     if config.resume is None:
         if config.size is None:
-            own = Path(config.checkpoint).suffix == ".safetensors"
-            config.size = list(read_metadata(config.checkpoint).get("input", (256, 256))) if own else [256, 256]
+            config.size = list(trained_size(config.checkpoint))
         if config.recovery.kind == "none":
             config.trainer.max_steps = 0
     return train(config)

@@ -23,7 +23,7 @@ from mde.evaluation import evaluate, evaluation_sets, frame_limit, network_predi
 from mde.export.rewrites import deployable
 from mde.models import build_model, load_model, save_model
 from mde.models.checkpoints import narrow_to
-from mde.models.network import DepthNetwork
+from mde.models.network import DepthNetwork, check_size
 from mde.report.page import write_report
 from mde.report.pictures import picture_sheet, save_predictions
 from mde.report.record import describe_model, new_record, read_record, write_record
@@ -244,8 +244,7 @@ def prepared(config: DictConfig) -> DictConfig:
         config.loss.start_steps = 100 if config.weights in ("none", "imagenet") else 0
     if limit := os.environ.get("MDE_MAX_STEPS"):
         config.trainer.max_steps = min(config.trainer.max_steps, int(limit))
-    if len(config.size) != 2 or any(side < 32 or side % 32 for side in config.size):
-        raise MdeError(f"size={list(config.size)}: height and width as multiples of 32, for example size=[256,256]")
+    check_size(config.size)
     for option, least in {
         "batch_size": 1,
         "workers": 0,

@@ -47,3 +47,8 @@ def calibration_frames(count: int = 4, size: tuple[int, int] = SIZE) -> list[np.
 def difference(output: np.ndarray, expected: np.ndarray) -> float:
     """Mean absolute difference as a share of the range of `expected`."""
     return float(np.abs(output - expected).mean() / np.ptp(expected))
+
+
+def layers(model: nn.Module) -> set[str]:
+    """The names of its convolutions."""
+    return {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}

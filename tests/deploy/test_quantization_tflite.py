@@ -46,6 +46,18 @@ def test_quantized_output_is_near_and_not_equal_to_the_float_output(files, name,
         assert 0 < difference(engine.get_tensor(output["index"]), expected) < allowed
 
 
+def test_with_every_layer_in_float_nothing_is_rounded(files, tmp_path):
+    names = [name for name, module in small_graph().network.named_modules() if isinstance(module, nn.Conv2d)]
+    quantize_tflite(files / "float.tflite", tmp_path / "all.tflite", calibration_frames(), exclude=names)
+    frame, outputs = calibration_frames(1)[0], []
+    for path in (tmp_path / "all.tflite", files / "float.tflite"):
+        engine = opened(path)
+        engine.set_tensor(engine.get_input_details()[0]["index"], frame)
+        engine.invoke()
+        outputs.append(engine.get_tensor(engine.get_output_details()[0]["index"]))
+    np.testing.assert_allclose(*outputs, rtol=1e-5)
+
+
 def integer_layers(path):
     """The layers whose convolution has an INT8 output in the file."""
     engine = opened(path)

@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from mde.deploy import run as deployment
 from mde.deploy.parity import check_parity, measure_parity
 from mde.deploy.runtime import Runtime, load_runtime
 from mde.deploy.targets import Request, write_target
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
-from mde.models import build_model, save_model
+from mde.models import build_model, read_metadata, save_model
 from tests.conftest import train_command, write_frames
+from tests.deploy.quantization_network import layers
 from tests.export import random_network
 
 torch.set_num_threads(1)
@@ -38,7 +41,7 @@ def deploy(checkpoint: Path, tmp_path: Path) -> Callable[..., subprocess.Complet
     return run
 
 
-def test_a_sweep_over_targets_ends_in_one_table_with_parity(deploy, tmp_path: Path) -> None:
+def test_a_sweep_over_targets_ends_in_one_table_with_parity(checkpoint: Path, deploy, tmp_path: Path) -> None:
     done = deploy(
         "-m", "target=openvino,tensorrt", "quantize=int8", "quantize.max_drop=1", f"hydra.sweep.dir={tmp_path}"
     )
@@ -53,6 +56,8 @@ def test_a_sweep_over_targets_ends_in_one_table_with_parity(deploy, tmp_path: Pa
         assert entry["parity"]["largest"] > 1e-5, "INT8 that differs by nothing is no INT8"
         assert entry["quantization"]["calibration_frames"] == 4
         assert (run_dir / f"model{suffix}.json").exists()
+        metadata = read_metadata(run_dir / "model.safetensors")
+        assert (metadata["trained_on"], metadata["parent"]) == ("nothing", str(checkpoint))
         files = [path for path in run_dir.glob("model.*") if path.suffix in (suffix, ".bin")]
         assert record["model"]["file_bytes"] == sum(path.stat().st_size for path in files) > 1e6
         if target == "tensorrt" and not torch.cuda.is_available():
@@ -93,6 +98,30 @@ def test_what_a_target_does_not_compute_is_refused(target: str, precision: str, 
     graph = ImageGraph(deployable(model), model.mean, model.std)
     with pytest.raises(MdeError, match=line):
         write_target(target, Request(model.name, graph, (64, 64), precision, tmp_path), tmp_path / "model.onnx")
+
+
+def test_the_gate_can_send_every_layer_back_to_float(tmp_path: Path) -> None:
+    model = random_network(reference=False)
+    save_model(model, tmp_path / "model.safetensors", input=[64, 64])
+    network = load_runtime(tmp_path / "model.safetensors", threads=1)
+    images = [np.random.default_rng(seed).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8) for seed in range(3)]
+    graph = ImageGraph(deployable(model), model.mean, model.std).eval()
+    request = Request(model.name, graph, (64, 64), "int8", tmp_path, images)
+    config = OmegaConf.create({"target": {"name": "onnxruntime"}, "threads": 1})
+    job = deployment.Job(config, tmp_path, model, network, None, request)
+    costs = deployment.sensitivity(job)
+    assert set(costs) == layers(graph.network)
+
+    def error(exclude: list[str]) -> float:
+        return float(np.abs(deployment._written(job, exclude).infer(images[0]) - network.infer(images[0])).max())
+
+    assert error(list(costs)) < 0.1 * error([])
+
+
+def test_a_deployment_that_breaks_says_so_in_its_record(deploy, tmp_path: Path) -> None:
+    done = deploy("parity_frames=0", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode != 0
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["status"] == "failed"
 
 
 def test_parity_names_the_worst_frame_and_draws_it(tmp_path: Path) -> None:

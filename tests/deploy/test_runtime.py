@@ -71,7 +71,7 @@ def test_another_kind_of_image_is_one_line(image: np.ndarray, folder: Path) -> N
 
 def test_metres_come_from_the_calibration_and_from_nowhere_else(folder: Path) -> None:
     relative = load_runtime(folder / "model.onnx", threads=1)
-    with pytest.raises(MdeError, match="calibrate"):
+    with pytest.raises(MdeError, match="no calibration"):
         relative.depth(photo(*SIZE))
     calibration = Calibration(scale=0.02, shift=-0.01, cap=10.0)
     description = Description("midas_small", "onnxruntime", "fp32", SIZE, calibration=calibration)

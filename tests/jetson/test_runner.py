@@ -164,7 +164,7 @@ def test_depth_is_metric_only_with_a_calibration():
     assert (inverse.shape, inverse.dtype) == (image.shape[:2], np.float32)
     found = depth.depth(network, description(calibration=CALIBRATION), image)
     np.testing.assert_allclose(found, 1 / np.maximum(0.004 * inverse + 0.02, 1 / 20), rtol=1e-6)
-    with pytest.raises(depth.RunnerError, match="calibrate=RECORDING"):
+    with pytest.raises(depth.RunnerError, match="no calibration"):
         depth.depth(network, description(), image)
 
 
@@ -176,6 +176,12 @@ def test_parity_is_the_worst_frames_share_of_its_range():
     assert depth.parity(outputs, references) == {"largest": pytest.approx(0.02), "frame": 1}
     outputs[0, 1, 1] = np.nan
     assert depth.parity(outputs, references) == {"largest": np.inf, "frame": 0}
+
+
+def test_differences_from_a_constant_are_measured_by_its_size():
+    assert depth.differences(np.full((2, 2), 7.0007), np.full((2, 2), 7.0)) == pytest.approx((0.01, 0.01))
+    assert depth.differences(np.zeros((2, 2)), np.zeros((2, 2))) == (0, 0)
+    assert depth.differences(np.array([0, 10.0, 20]), np.array([0, 10.0, 10])) == pytest.approx((1, 1 / 3))
 
 
 def test_fp16_is_held_to_the_reference_and_int8_to_its_accuracy():

@@ -2,7 +2,6 @@
 
 ONNX    "/network/decoder/head/conv1/Conv". A container that is indexed instead of called shows as
         "/network/encoder/blocks.1/blocks.1.0/conv_pw/Conv".
-IR      ONNX's name; a convolution with a bias ends in "/WithoutBiases", its bias being an addition of its own.
 TFLite  the output's name: the scopes of what was fused into one operator, activation and convolution, each
         "mde.export.image_graph.ImageGraph/torch.nn...Conv2d_conv1": class and attribute of every module called.
         Containers that are never called are missing: of "encoder.blocks.1.0.conv_pw" it has encoder, 1, 0, conv_pw.
@@ -18,9 +17,9 @@ WRAPPER = "network"
 
 
 def onnx_layer(node: str) -> str:
-    """The layer of a convolution's node in ONNX or in OpenVINO's IR."""
+    """The layer of a convolution's node in ONNX."""
     parts: list[str] = []
-    for part in node.removesuffix("/WithoutBiases").strip("/").split("/")[:-1]:
+    for part in node.strip("/").split("/")[:-1]:
         if parts and part.startswith(f"{parts[-1]}."):
             parts.pop()
         parts.append(part)
@@ -28,7 +27,7 @@ def onnx_layer(node: str) -> str:
 
 
 def is_onnx_layer(node: str, layer: str) -> bool:
-    """Whether `node`, a convolution in ONNX or in OpenVINO's IR, is `layer`."""
+    """Whether `node`, a convolution in ONNX, is `layer`."""
     return onnx_layer(node) == layer
 
 

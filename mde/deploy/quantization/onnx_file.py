@@ -4,8 +4,6 @@ What is fast differs: ONNX Runtime on x86 has quick kernels for unsigned activat
 symmetric graph that TensorRT asks for is slower there.
 """
 
-import contextlib
-import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +16,11 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mde.atomic_file import atomic_file
+from mde.deploy.quantization.between import Node, between_floats
 from mde.deploy.quantization.calibration import check_calibration
 from mde.deploy.quantization.layer_names import convolutions_of, is_onnx_layer
 from mde.errors import MdeError
+from mde.quiet import quiet
 
 
 def quantize_onnx(
@@ -34,7 +34,7 @@ def quantize_onnx(
     symmetric    every zero point is 0, and biases and the last convolution's output stay float, as TensorRT wants;
                  otherwise activations are unsigned, as is fast in ONNX Runtime and OpenVINO, and the output takes one
                  of 256 values
-    exclude      layers of the network (layer_names) that stay float
+    exclude      layers of the network (layer_names) that stay float, and what lies between them
 
     MdeError for calibration frames that are no good, an unknown layer, or a graph that has no convolution.
     """
@@ -44,7 +44,8 @@ def quantize_onnx(
         calibration, _shape(image), onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
     )
     excluded = convolutions_of(exclude, [node.name for node in _convolutions(graph)], is_onnx_layer, source)
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    nodes = [Node(node.name, node.input, node.output, node.op_type == "Conv") for node in graph.graph.node]
+    with tempfile.TemporaryDirectory() as folder, quiet():
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         _prepare(source, prepared)
         quantize_static(
@@ -57,7 +58,7 @@ def quantize_onnx(
             per_channel=True,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=excluded,
+            nodes_to_exclude=excluded + between_floats(nodes, excluded),
             extra_options={"ActivationSymmetric": symmetric, "QuantizeBias": not symmetric},
         )
         result = onnx.load(quantized)
@@ -96,7 +97,7 @@ def dynamic_onnx(source: Path, path: Path) -> None:
     of activations are found during each run. Nothing is calibrated. It is small, and slow: every convolution becomes
     ConvInteger.
     """
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         _prepare(source, prepared)
         quantize_dynamic(prepared, quantized, op_types_to_quantize=["Conv"], weight_type=QuantType.QInt8)
@@ -109,17 +110,6 @@ class _Frames(CalibrationDataReader):
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._feeds, None)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the quantizer's line for each scale that it widens, on the root logger, which Hydra shows."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.INFO)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
 
 
 def _load(path: Path) -> onnx.ModelProto:

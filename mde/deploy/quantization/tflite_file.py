@@ -1,10 +1,7 @@
 """TFLite files in INT8 and float16, for LiteRT."""
 
-import contextlib
-import io
 import re
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from mde.atomic_file import atomic_file
+from mde.deploy.quantization.between import Node, between_floats
 from mde.deploy.quantization.calibration import check_calibration
 from mde.deploy.quantization.layer_names import convolutions_of, is_tflite_layer
 from mde.errors import MdeError
+from mde.quiet import quiet
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 # The image's SUB and MUL (normalisation) lose accuracy in INT8 and cost next to nothing, the output stays float32, and
@@ -27,27 +26,27 @@ def quantize_tflite(source: Path, path: Path, calibration: Sequence[np.ndarray],
     keep their types.
 
     calibration  arrays as the graph takes them
-    exclude      layers of the network (layer_names) that stay float
+    exclude      layers of the network (layer_names) that stay float, and what lies between them
 
     MdeError for calibration frames that are no good, an unknown layer, or a missing package.
     """
     edge = _import_quantizer()
     signature, image = _signature(edge, source)
     check_calibration(calibration, tuple(image["shape"]), image["dtype"])
-    excluded = convolutions_of(exclude, _convolutions(edge, source), is_tflite_layer, source)
+    nodes = _nodes(edge, source)
+    excluded = convolutions_of(exclude, [n.name for n in nodes if n.is_convolution], is_tflite_layer, source)
 
     recipe = edge.RecipeManager()
     recipe.add_static_config(".*", edge.Operation.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
     for operation in FLOAT:
         recipe.add_quantization_config(".*", edge.Operation[operation], algorithm_key="no_quantize")
-    for scope in excluded:
-        for operation in CONVOLUTIONS:
-            recipe.add_quantization_config(
-                f"^{re.escape(scope)}", edge.Operation[operation], algorithm_key="no_quantize"
-            )
+    for scope in excluded + between_floats(nodes, excluded):
+        recipe.add_quantization_config(
+            f"^{re.escape(scope)}", edge.Operation.ALL_SUPPORTED, algorithm_key="no_quantize"
+        )
     quantizer = edge.Quantizer(str(source), recipe.get_quantization_recipe())
     frames = {signature: [{image["name"]: frame} for frame in calibration]}
-    with _quiet():
+    with quiet():
         calibrated = quantizer.calibrate(frames, num_threads=1)
     _save(quantizer, calibrated, path)
 
@@ -103,28 +102,24 @@ def _signature(edge: Any, source: Path) -> tuple[str, dict[str, Any]]:
     return signature, {"name": name, "shape": details["shape"], "dtype": details["dtype"]}
 
 
-def _convolutions(edge: Any, source: Path) -> list[str]:
-    """The scope, as regular expressions of recipes see it, of every convolution in the file."""
+def _nodes(edge: Any, source: Path) -> list[Node]:
+    """The file's operators, named by their scopes, which is what the regular expressions of recipes see."""
     model = edge.flatbuffer.read_model(source)
     codes = [edge.flatbuffer.TFL_OP_CODE_TO_NAME.get(code.builtinCode) for code in model.operatorCodes]
     graph = model.subgraphs[0]
     return [
-        edge.flatbuffer.get_op_scope(operator, graph.tensors)
+        Node(
+            edge.flatbuffer.get_op_scope(operator, graph.tensors),
+            [str(tensor) for tensor in operator.inputs],
+            [str(tensor) for tensor in operator.outputs],
+            codes[operator.opcodeIndex] in CONVOLUTIONS,
+        )
         for operator in graph.operators
-        if codes[operator.opcodeIndex] in CONVOLUTIONS
     ]
 
 
 def _save(quantizer: Any, calibrated: Any, path: Path) -> None:
-    with _quiet():
+    with quiet():
         result = quantizer.quantize(calibrated, enable_progress_bar=False, enable_progress_report=False)
     with atomic_file(path) as file:
         file.write(result.quantized_model)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without progress bars, which have no switch, and a warning about an option that the quantizer itself sets."""
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
