@@ -19,6 +19,7 @@ from mde.pruning.importance import channel_importance
 from mde.pruning.schedule import Schedule
 from mde.pruning.structure import channel_groups, keep_channels
 from mde.report.record import multiply_adds
+from mde.training.trainer import LAST
 from tests.conftest import TINY, train_command
 from tests.test_config import composed
 
@@ -242,6 +243,22 @@ def test_structural_pruning_in_several_processes_is_refused_in_one_line(run_trai
     answer = run_train(*tiny, *options, f"hydra.run.dir={tmp_path}/run", "trainer.max_steps=2")
     assert answer.returncode != 0
     assert "prune=channel: not in several processes" in answer.stderr
+
+
+def test_masks_hold_in_several_processes(run_train, tiny, tmp_path):
+    options = ["prune=fine_grained", "sparsity=0.5", "schedule.start=1", "schedule.end=2", "trainer=ddp"]
+    options += ["trainer.accelerator=cpu", "trainer.devices=2", "batch_size=2", "trainer.max_steps=3"]
+    answer = run_train(*tiny, *options, f"hydra.run.dir={tmp_path}/run")
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    record = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert record["status"] == "complete"
+    assert record["model"]["sparsity"] == pytest.approx(0.5, abs=0.005)  # after a step more: zeros stay zeros
+    checkpoint = torch.load(tmp_path / "run" / LAST, weights_only=True)
+    weights = checkpoint["state_dict"]
+    masks = next(state["masks"] for state in checkpoint["callbacks"].values() if "masks" in state)
+    assert masks
+    for name, mask in masks.items():
+        assert not weights[f"model.{name}"][~mask.bool()].any(), name
 
 
 def test_a_teachers_weight_falls_to_zero_sooner_where_it_is_half_trained():
