@@ -23,13 +23,24 @@ def log_results(loggers: Sequence[Logger], record: dict[str, Any], kind: str, pi
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             run = logger.experiment
-            run.define_metric(SPARSITY)
-            for prefix in ("test", "latency"):
-                run.define_metric(f"{prefix}/*", step_metric=SPARSITY)
+            _define_axes(run)
             # W&B keeps the pictures of a table outside the run's files, so that each is logged by itself as well.
             sheets = {f"test/{name}/pictures": _sheet(pictures, name) for name in record["quality"]}
             table = {TABLE: results_table(record, kind, pictures)}
             run.log(_figures(record) | sheets | table | {"trainer/global_step": step})
+
+
+def log_latency(run: Any, record: dict[str, Any]) -> None:
+    """Logs to a W&B run what was measured after it had ended: latency/<engine>/<key>, and its axis."""
+    _define_axes(run)
+    latency = {"model": {"sparsity": record["model"]["sparsity"]}, "quality": {}, "latency": record["latency"]}
+    run.log(_figures(latency))
+
+
+def _define_axes(run: Any) -> None:
+    run.define_metric(SPARSITY)
+    for prefix in ("test", "latency"):
+        run.define_metric(f"{prefix}/*", step_metric=SPARSITY)
 
 
 def results_table(record: dict[str, Any], kind: str, pictures: Path) -> wandb.Table:

@@ -5,6 +5,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import wandb
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from mde.benchmark import REFERENCE, measure_latency
@@ -14,6 +16,8 @@ from mde.models import build_model, load_model
 from mde.pruning.pruner import DENSE
 from mde.report.page import write_report
 from mde.report.record import read_record, write_record
+from mde.report.wandb_results import log_latency
+from mde.training.trainer import wandb_logger
 
 TOGETHER = 8  # jobs whose networks are held in memory at once
 
@@ -57,7 +61,18 @@ def _measure_group(name: str, encoder: str, size: tuple[int, int], run_dirs: lis
             record["before"]["latency"] = before[0]
         write_record(run_dir, record)
         write_report(run_dir)
+        _log(run_dir, record)
     return []
+
+
+def _log(run_dir: Path, record: dict[str, Any]) -> None:
+    """To the W&B run, which ended with the job, where there is one."""
+    if not any(run_dir.glob("wandb/*run-*-*")):
+        return
+    config = OmegaConf.load(run_dir / "config.yaml")
+    assert isinstance(config, DictConfig)
+    log_latency(wandb_logger(config, run_dir).experiment, record)
+    wandb.finish()
 
 
 def _networks(run_dir: Path) -> list[Path]:

@@ -240,6 +240,7 @@ def prepared(config: DictConfig) -> DictConfig:
     if config.resume:
         config = resumed(config)
     config.trainer.precision = precision(config.trainer)
+    config.logger.group = config.logger.group  # kept as it is now: a resumed run is no job of a sweep any more
     if config.loss.start_steps is None:
         config.loss.start_steps = 100 if config.weights in ("none", "imagenet") else 0
     if limit := os.environ.get("MDE_MAX_STEPS"):

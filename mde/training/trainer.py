@@ -68,22 +68,27 @@ def build_loggers(config: DictConfig, run_dir: Path) -> list[Logger]:
     """
     loggers: list[Logger] = [CSVLogger(run_dir, name="logs", flush_logs_every_n_steps=LOG_EVERY)]
     if config.logger.wandb:
-        online = bool(os.environ.get("WANDB_API_KEY")) and os.environ.get("WANDB_MODE") != "offline"
-        identity = next(iter(sorted(run_dir.glob("wandb/*run-*-*"))), None)
-        loggers.append(
-            WandbLogger(
-                project=config.logger.project,
-                group=config.logger.group,
-                name=run_dir.name,
-                id=identity.name.rpartition("-")[2] if identity else None,
-                resume="allow",
-                save_dir=run_dir,
-                offline=not online,
-                settings=wandb.Settings(silent=True),  # its own summary would bury the path of the report
-                config=OmegaConf.to_container(config, resolve=True),
-            )
-        )
+        loggers.append(wandb_logger(config, run_dir))
     return loggers
+
+
+def wandb_logger(config: DictConfig, run_dir: Path) -> WandbLogger:
+    """Of a new W&B run, or of the one that was begun in `run_dir`."""
+    online = bool(os.environ.get("WANDB_API_KEY")) and os.environ.get("WANDB_MODE") != "offline"
+    identity = next(iter(sorted(run_dir.glob("wandb/*run-*-*"))), None)
+    logger = WandbLogger(
+        project=config.logger.project,
+        group=config.logger.group,
+        name=run_dir.name,
+        id=identity.name.rpartition("-")[2] if identity else None,
+        resume="allow" if online else None,  # offline the id is enough: `wandb sync` joins what has the same one
+        save_dir=run_dir,
+        mode="online" if online else "offline",  # `offline=` sets a variable, which W&B reads once in a process
+        settings=wandb.Settings(silent=True),  # its own summary would bury the path of the report
+        config=OmegaConf.to_container(config, resolve=True),
+    )
+    logger._wandb_init.pop("anonymous")  # Lightning sets it, to None, and W&B warns of whoever sets it
+    return logger
 
 
 def precision(options: DictConfig) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,8 +19,9 @@ from PIL import Image
 
 from mde.cli import register
 from mde.report.dashboard import main
-from mde.report.record import read_record
+from mde.report.record import read_record, write_record
 from mde.report.wandb_results import log_results
+from mde.sweep.latency import measure
 from tests.conftest import ROOT, TINY, train_command, write_frames
 from tests.report.wandb_file import OfflineRun, read_run
 
@@ -176,6 +178,22 @@ def test_a_missing_package_is_one_line(monkeypatch, capsys):
         r"error: dashboard: package wandb_workspaces\S* is missing; pip install -e '.\[dashboard\]'\n",
         capsys.readouterr().err,
     )
+
+
+def test_what_a_sweep_measures_at_its_end_joins_the_runs_of_its_jobs(monkeypatch, tmp_path, run_dir):
+    monkeypatch.setenv("MDE_MAX_STEPS", "1")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+    job = shutil.copytree(run_dir, tmp_path / "job")
+    write_record(job, read_record(job) | {"latency": {}})
+    assert measure([job]) == []
+    (first, second) = job.glob("wandb/offline-run-*")
+    assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2], "not the same run"
+    found, record = read_run(job), read_record(job)
+    assert found.group == GROUP
+    assert found.last("model/sparsity") == record["model"]["sparsity"]
+    for engine, entry in record["latency"].items():
+        assert found.last(f"latency/{engine}/p50_ms") == entry["p50_ms"]
+    assert found.step_metrics["latency/*"] == "model/sparsity"
 
 
 def test_a_network_that_was_pruned_without_training_is_logged_too(monkeypatch, tmp_path):

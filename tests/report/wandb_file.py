@@ -39,10 +39,10 @@ class OfflineRun:
 
 
 def read_run(run_dir: Path) -> OfflineRun:
-    """The only offline run in a run directory of train.py or prune.py, which has ended: W&B's own process writes the
+    """The latest offline run in a run directory of train.py or prune.py, which has ended: W&B's own process writes the
     file, and on a busy machine is still at it when `wandb.finish` returns.
     """
-    (path,) = run_dir.glob("wandb/offline-run-*/*.wandb")
+    path = max(run_dir.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_ctime_ns)
     patience = time.monotonic() + 30
     while not (run := _read(path)).finished and time.monotonic() < patience:
         time.sleep(0.2)
