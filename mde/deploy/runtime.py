@@ -38,7 +38,7 @@ class Runtime:
                 f"an image of {rgb.dtype} {rgb.shape}: uint8 (height, width, 3) is wanted; drop an alpha channel, "
                 "scale 16 bits down to 8, and give RGB"
             )
-        planes = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)
+        planes = torch.from_numpy(np.array(rgb, order="C")).permute(2, 0, 1)  # a copy: camera frames are read-only
         stretched = resize_image(planes, self.description.input) * 255
         # Rounded also where the graph takes floats: every engine then sees the same image.
         whole = stretched.round().to(torch.uint8)[None].numpy()
