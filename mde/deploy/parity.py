@@ -34,13 +34,19 @@ def measure_parity(runtime: Runtime, network: Runtime, frames: Frames, count: in
     for index in track(chosen, f"parity in {runtime.description.engine}", transient=True):
         rgb = frames[index].image.permute(1, 2, 0).numpy()
         expected = network.infer(network.preprocess(rgb))
-        difference = np.abs(runtime.infer(runtime.preprocess(rgb)) - expected)
-        reach = max(float(np.ptp(expected)), float(np.finfo(np.float32).tiny))
-        # NaN must not pass for small.
-        largest.append(float(np.nan_to_num(difference, nan=np.inf).max()) / reach)
-        means.append(float(difference.mean()) / reach)
+        most, mean = difference(runtime.infer(runtime.preprocess(rgb)), expected)
+        largest.append(most)
+        means.append(mean)
     worst = int(np.argmax(largest))
     return Parity(largest[worst], float(np.mean(means)), len(chosen), chosen[worst], runtime.description.engine)
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
+    """The largest and the mean difference, as shares of the range of `expected`."""
+    apart = np.abs(found - expected)
+    reach = max(float(np.ptp(expected)), float(np.finfo(np.float32).tiny))
+    # NaN must not pass for small.
+    return float(np.nan_to_num(apart, nan=np.inf).max()) / reach, float(apart.mean()) / reach
 
 
 def check_parity(parity: Parity, runtime: Runtime, network: Runtime, frames: Frames, pictures: Path) -> None:

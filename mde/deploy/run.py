@@ -73,10 +73,7 @@ def deploy(config: DictConfig) -> Path:
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     torch.manual_seed(config.seed)
-    if config.target.name not in TARGETS:
-        raise MdeError(f"target.name={config.target.name}: unknown; choose from {', '.join(TARGETS)}")
-    if config.quantize.kind not in PRECISIONS:
-        raise MdeError(f"quantize.kind={config.quantize.kind}: unknown; choose from {', '.join(PRECISIONS)}")
+    check_names(config)
     if config.bundle:
         check_device(config.device, PRECISIONS[config.quantize.kind])
     with tempfile.TemporaryDirectory() as temporary:
@@ -99,6 +96,14 @@ def deploy(config: DictConfig) -> Path:
     say(f"parity with PyTorch: {parity['largest']:.2g} of the output's range at most, {parity['frames']} frames")
     say(f"report: {page}")
     return run_dir
+
+
+def check_names(config: DictConfig) -> None:
+    """MdeError for a target or a precision that there is not."""
+    if config.target.name not in TARGETS:
+        raise MdeError(f"target.name={config.target.name}: unknown; choose from {', '.join(TARGETS)}")
+    if config.quantize.kind not in PRECISIONS:
+        raise MdeError(f"quantize.kind={config.quantize.kind}: unknown; choose from {', '.join(PRECISIONS)}")
 
 
 def carry_out(job: Job, record: dict[str, Any]) -> None:

@@ -66,8 +66,7 @@ class Runtime:
             raise MdeError(
                 f"{self.name}: predicts no metres before it is calibrated: deploy it with calibrate=RECORDING"
             )
-        inverse = calibration.scale * self.predict(rgb) + calibration.shift
-        return 1 / np.maximum(inverse, 1 / calibration.cap)
+        return calibration.metres(self.predict(rgb))
 
     def close(self) -> None:
         """Lets the engine go; using the runtime afterwards is an error."""
