@@ -145,32 +145,38 @@ def follow(source: Source, predictor: Predictor, run_dir: Path, entry: dict[str,
     frames could not be read.
     """
     results = results_of(source, predictor.runtime, run_dir)
-    entry |= {"frames": 0, "failed": source.failed}
-    colours, start = ColourRange(source.rate), time.perf_counter()
+    entry |= {"frames": 0, "seconds": 0.0, "failed": source.failed, "parity": None}
+    colours = ColourRange(source.rate)
     frames = track(islice(source.frames, frame_limit()), source.name, source.count, transient=True)
-    try:
-        with ExitStack() as stack:
-            for result in results:
-                stack.enter_context(result)
+    with ExitStack() as stack:
+        for result in results:
+            stack.enter_context(result)
+        start = time.perf_counter()
+        try:
             for frame in frames:
                 inverse_depth = predictor(frame.rgb)
                 prediction = Prediction(frame, inverse_depth, *colours(inverse_depth))
                 for result in results:
                     result.add(prediction)
                 entry["frames"] += 1
-    except KeyboardInterrupt:
-        if source.kind != "camera":
-            raise
-    finally:
-        entry["seconds"] = time.perf_counter() - start
-        entry["parity"] = asdict(parity) if (parity := predictor.parity()) else None
-    speed = entry["frames"] / entry["seconds"]
-    say(f"{source.name}: {entry['frames']} frames in {entry['seconds']:.1f} s, {speed:.1f} a second, all writing in it")
+        except KeyboardInterrupt:
+            if source.kind != "camera":
+                raise
+        finally:
+            entry["seconds"] = time.perf_counter() - start
+            entry["parity"] = asdict(parity) if (parity := predictor.parity()) else None
+    check_read(source, entry)
+
+
+def check_read(source: Source, entry: dict[str, Any]) -> None:
+    """Says how many frames there were, and MdeError names what could not be read."""
+    frames, seconds = entry["frames"], entry["seconds"]
+    say(f"{source.name}: {frames} frames, {frames / seconds:.1f} a second with reading and writing")
     for reason in source.failed.values():
         say(f"left out: {reason}")
     if source.failed:
         raise MdeError(f"source={entry['source']}: could not be read: {', '.join(source.failed)}")
-    if not entry["frames"]:
+    if not frames:
         raise MdeError(f"source={entry['source']}: no frame in it; is it whole?")
 
 

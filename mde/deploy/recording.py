@@ -29,7 +29,7 @@ class Recording:
 
     def __init__(self, path: Path, calibration: Calibration | None):
         self.path, self.calibration = path, calibration
-        self._last, self._number = -math.inf, 0
+        self._last, self.frames = -math.inf, 0
 
     def __enter__(self) -> Self:
         import rerun
@@ -41,8 +41,10 @@ class Recording:
         self._stream.send_recording_name(self.label)
         self._stream.log("/", rerun.ViewCoordinates.RDF, static=True)
         scene = blueprint.Spatial3DView(name=self.label, contents=["$origin/**", "- /camera/depth"])
-        views = [blueprint.Spatial2DView(origin=f"/camera/{name}", name=name) for name in ("image", "depth")]
-        self._stream.send_blueprint(blueprint.Horizontal(scene, blueprint.Vertical(*views), column_shares=[2, 1]))
+        image = blueprint.Spatial2DView(origin="/camera/image", name="image")
+        depth = blueprint.Spatial2DView(origin="/camera/depth", name="depth, bright is far")
+        beside = blueprint.Vertical(image, depth)
+        self._stream.send_blueprint(blueprint.Horizontal(scene, beside, column_shares=[2, 1]))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -52,22 +54,19 @@ class Recording:
     def label(self) -> str:
         """What the distances are."""
         if self.calibration is not None:
-            return f"depth in metres; field of view of {FIELD_OF_VIEW:.0f} degrees assumed"
-        return (
-            f"relative depth, no metres: nearest 1, farthest {FARTHEST:.0f} assumed; "
-            f"field of view of {FIELD_OF_VIEW:.0f} degrees assumed"
-        )
+            return f"metres; a view of {FIELD_OF_VIEW:.0f} degrees is assumed"
+        return f"no metres: depth 1 to {FARTHEST:.0f} and a view of {FIELD_OF_VIEW:.0f} degrees are assumed"
 
     def add(self, prediction: Prediction) -> None:
         rerun, stream, frame = self._rerun, self._stream, prediction.frame
         if frame.time is not None and float(frame.time) < self._last + INTERVAL:
             return
         if frame.time is None:
-            stream.set_time("picture", sequence=self._number)
+            stream.set_time("picture", sequence=self.frames)
         else:
             self._last = float(frame.time)
             stream.set_time("time", duration=self._last)
-        self._number += 1
+        self.frames += 1
         image, depth = self.grid(prediction)
         points, focal = unprojected(depth)
         height, width = depth.shape

@@ -84,7 +84,7 @@ def _pictures(name: str, kind: str, paths: list[Path]) -> Source:
     def frames() -> Iterator[Frame]:
         for path in paths:
             try:
-                rgb = read_image(path).permute(1, 2, 0).numpy()
+                rgb = read_image(path).permute(1, 2, 0).contiguous().numpy()
             except MdeError as error:
                 failed[path.name] = str(error)
                 continue

@@ -144,11 +144,11 @@ def _prediction(entry: dict[str, Any] | None) -> str:
     """What `deploy.py source=` predicted of what, and what it could not read."""
     if entry is None or "frames" not in entry:
         return ""
-    seconds, parity = entry["seconds"], entry["parity"]
+    frames, seconds, parity = entry["frames"], entry["seconds"], entry["parity"]
     lines = {
         "source": entry["source"],
         "network": entry["network"],
-        "frames": f"{entry['frames']} in {seconds:.1f} s, reading and writing in it",
+        "frames": f"{frames} in {seconds:.1f} s, with reading and writing",
         "parity": f"at most {parity['largest']:.2g} of the output's range from PyTorch, first {parity['frames']} frames"
         if parity
         else "not compared with PyTorch: the file came without its network",

@@ -63,10 +63,10 @@ def beside(rgb: np.ndarray, inverse_depth: np.ndarray, low: float, high: float) 
 def contact_sheet(pictures: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
     """Titled pictures, uint8 (H, W, 3), two in a row."""
     columns = min(2, len(pictures))
-    rows = -(-len(pictures) // columns)
-    tallest = max(picture.shape[0] / picture.shape[1] for _, picture in pictures)
-    figure = Figure(figsize=(11, (11 / columns * tallest + 0.3) * rows), layout="constrained", dpi=100)
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    aspects = [picture.shape[0] / picture.shape[1] for _, picture in pictures]
+    heights = [max(aspects[i : i + columns]) * 11 / columns + 0.3 for i in range(0, len(pictures), columns)]  # inches
+    figure = Figure(figsize=(11, sum(heights)), layout="constrained", dpi=100)
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights).flatten()
     for axis in axes:
         axis.set_axis_off()
     for axis, (title, picture) in zip(axes, pictures, strict=False):
