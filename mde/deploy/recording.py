@@ -33,13 +33,13 @@ class Recording:
 
     def __enter__(self) -> Self:
         import rerun
-        from rerun import blueprint
 
         self._rerun: Any = rerun
-        self._stream = rerun.RecordingStream("mde")
+        blueprint = self._rerun.blueprint
+        self._stream = self._rerun.RecordingStream("mde")
         self._stream.save(self.path)
         self._stream.send_recording_name(self.label)
-        self._stream.log("/", rerun.ViewCoordinates.RDF, static=True)
+        self._stream.log("/", self._rerun.ViewCoordinates.RDF, static=True)
         scene = blueprint.Spatial3DView(name=self.label, contents=["$origin/**", "- /camera/depth"])
         image = blueprint.Spatial2DView(origin="/camera/image", name="image")
         depth = blueprint.Spatial2DView(origin="/camera/depth", name="depth, bright is far")
