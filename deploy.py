@@ -9,9 +9,15 @@ from mde.cli import job, register, run
 @hydra.main(version_base="1.3", config_path="conf", config_name="deploy")
 @job
 def main(config: DictConfig) -> None:
-    from mde.deploy.run import deploy  # after composing: a mistyped option is answered before torch is imported
+    # Imported after composing: a mistyped option is answered before torch is imported.
+    if config.source is not None:
+        from mde.deploy.predict import predict
 
-    deploy(config)
+        predict(config)
+    else:
+        from mde.deploy.run import deploy
+
+        deploy(config)
 
 
 if __name__ == "__main__":

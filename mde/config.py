@@ -235,6 +235,7 @@ class DeployConfig:
     size: list[int] | None = None  # height, width: multiples of 32; null: what the network was trained at
     threads: int = 2  # of the CPU
     parity_frames: int = 16
+    source: str | None = None  # only predict: a picture, a folder of pictures, a video, or a camera's number
     bundle: bool = False  # also write bundle/, the folder that a Jetson needs
     evaluate: list[str] = field(default_factory=list)  # folders that fill rows of the table
     seed: int = 0

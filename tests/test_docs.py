@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import pytest
 import torch
+from PIL import Image
 
 from mde.models import build_model, save_model
 from tests.conftest import ROOT, write_frames
@@ -44,6 +46,18 @@ def trained(tmp_path: Path) -> Path:
     return path
 
 
+def write_sources(folder: Path) -> None:
+    """What docs/deploy.md predicts depth of."""
+    picture = Image.new("RGB", (64, 48), "grey")
+    (folder / "holiday").mkdir()
+    for name in ("photo.jpg", "holiday/beach.png"):
+        picture.save(folder / name)
+    with av.open(str(folder / "film.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height = picture.size
+        container.mux([*stream.encode(av.VideoFrame.from_image(picture)), *stream.encode()])
+
+
 def check(script: str, arguments: list[str], directory: Path) -> None:
     """Runs one command and expects what its page says of it."""
     two = {"trainer.max_minutes=0.00001", "resume=outputs/train/long"}  # of two steps one is left to continue with
@@ -71,6 +85,7 @@ def check(script: str, arguments: list[str], directory: Path) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_run_in_order(page, tmp_path, trained):
     frames = write_frames(tmp_path / "frames")
+    write_sources(tmp_path)
     assert commands(page), "no command found: the page's code blocks changed shape"
     for script, arguments in commands(page):
         path = str(frames if script == "train.py" else trained)

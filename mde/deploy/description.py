@@ -5,6 +5,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
+
 from mde.atomic_file import atomic_file
 from mde.errors import MdeError
 
@@ -16,6 +18,10 @@ class Calibration:
     scale: float
     shift: float
     cap: float
+
+    def metres(self, inverse_depth: np.ndarray) -> np.ndarray:
+        """Depth in metres of inverse depth as the network answers it."""
+        return 1 / np.maximum(self.scale * inverse_depth + self.shift, 1 / self.cap)
 
 
 @dataclass(frozen=True)

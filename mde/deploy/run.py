@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -74,33 +75,46 @@ def deploy(config: DictConfig) -> Path:
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     torch.manual_seed(config.seed)
-    if config.target.name not in TARGETS:
-        raise MdeError(f"target.name={config.target.name}: unknown; choose from {', '.join(TARGETS)}")
-    if config.quantize.kind not in PRECISIONS:
-        raise MdeError(f"quantize.kind={config.quantize.kind}: unknown; choose from {', '.join(PRECISIONS)}")
+    check_names(config)
     if config.bundle:
         check_device(config.device, PRECISIONS[config.quantize.kind])
     with tempfile.TemporaryDirectory() as temporary:
         job = prepare(config, run_dir, Path(temporary))
         record = new_record("running", parent=config.checkpoint, model=described(job))
         OmegaConf.save(config, run_dir / "config.yaml")
-        write_record(run_dir, record)
-        try:
+        with recorded(run_dir, record):
             carry_out(job, record)
-        except BaseException as error:  # Ctrl-C too: no record may go on saying "running"
-            reason = str(error) if isinstance(error, MdeError) else f"{type(error).__name__}: {error}"
-            write_record(run_dir, record | {"status": "failed", "error": reason})
-            write_report(run_dir)
-            raise
-    record["status"] = "complete"
-    write_record(run_dir, record)
-    page = write_report(run_dir)
-    show_quality(record)
-    show_cost(record)
-    parity = record["deployment"]["parity"]
-    say(f"parity with PyTorch: {parity['largest']:.2g} of the output's range at most, {parity['frames']} frames")
-    say(f"report: {page}")
+            show_quality(record)
+            show_cost(record)
+            parity = record["deployment"]["parity"]
+            say(
+                f"parity with PyTorch: {parity['largest']:.2g} of the output's range at most, {parity['frames']} frames"
+            )
     return run_dir
+
+
+@contextmanager
+def recorded(run_dir: Path, record: dict[str, Any]) -> Iterator[None]:
+    """Keeps `record` as the run's, with how the block ended, and makes its report."""
+    write_record(run_dir, record)
+    try:
+        yield
+        record["status"] = "complete"
+    except BaseException as error:  # Ctrl-C too: no record may go on saying "running"
+        reason = str(error) if isinstance(error, MdeError) else f"{type(error).__name__}: {error}".rstrip(": ")
+        record |= {"status": "failed", "error": reason}
+        raise
+    finally:
+        write_record(run_dir, record)
+        say(f"report: {write_report(run_dir)}")
+
+
+def check_names(config: DictConfig) -> None:
+    """MdeError for a target or a precision that there is not."""
+    if config.target.name not in TARGETS:
+        raise MdeError(f"target.name={config.target.name}: unknown; choose from {', '.join(TARGETS)}")
+    if config.quantize.kind not in PRECISIONS:
+        raise MdeError(f"quantize.kind={config.quantize.kind}: unknown; choose from {', '.join(PRECISIONS)}")
 
 
 def carry_out(job: Job, record: dict[str, Any]) -> None:

@@ -64,8 +64,7 @@ class Runtime:
         calibration = self.description.calibration
         if calibration is None:
             raise MdeError(f"{self.name}: predicts no metres, its description holds no calibration (scale, shift, cap)")
-        inverse = calibration.scale * self.predict(rgb) + calibration.shift
-        return 1 / np.maximum(inverse, 1 / calibration.cap)
+        return calibration.metres(self.predict(rgb))
 
     def close(self) -> None:
         """Lets the engine go; using the runtime afterwards is an error."""

@@ -48,6 +48,7 @@ def write_report(run_dir: Path) -> Path:
         _section("Accuracy", quality_table(record)),
         _section("Size and speed", _cost(record)),
         _section("Deployment", _deployment(record.get("deployment"))),
+        _section("Prediction", _prediction(record.get("prediction"))),
         _section("Pictures", _pictures(run_dir)),
         _section("Training", _curves(read_logs(run_dir))),
         _section("Network", _pairs(record["model"])),
@@ -137,6 +138,24 @@ def _deployment(entry: dict[str, Any] | None) -> str:
     if entry["target"] == "tensorrt":
         lines["library"] = entry["library"]
     return _pairs(lines)
+
+
+def _prediction(entry: dict[str, Any] | None) -> str:
+    """What `deploy.py source=` predicted of what, and what it could not read."""
+    if entry is None or "frames" not in entry:
+        return ""
+    frames, seconds, parity = entry["frames"], entry["seconds"], entry["parity"]
+    lines = {
+        "source": entry["source"],
+        "network": entry["network"],
+        "frames": f"{frames} in {seconds:.1f} s, with reading and writing",
+        "parity": f"at most {parity['largest']:.2g} of the output's range from PyTorch, first {parity['frames']} frames"
+        if parity
+        else "not compared with PyTorch: the file came without its network",
+    }
+    if "float_layers" in entry:
+        lines["left in float"] = ", ".join(entry["float_layers"]) or "no layer"
+    return _pairs(lines | {f"left out: {name}": reason for name, reason in entry["failed"].items()})
 
 
 def _status(record: dict[str, Any]) -> str:

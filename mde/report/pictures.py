@@ -16,6 +16,7 @@ from mde.metrics import depth_metrics, predict_depth, resize_prediction, truth_m
 
 INVERSE_DEPTH = "inferno"  # bright is near
 ERROR = "magma"
+LONGEST = 1280  # pixels of a side, in pictures for looking at
 
 
 def picture_sheet(samples: Sequence[Sample], predict: Callable[[Sample], Tensor], cap: float) -> Image.Image:
@@ -34,9 +35,7 @@ def picture_sheet(samples: Sequence[Sample], predict: Callable[[Sample], Tensor]
             axis.imshow(picture, aspect="auto")
             axis.set_title(title, fontsize=8)
             axis.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return Image.open(buffer).convert("RGB")
+    return _drawn(figure)
 
 
 def save_predictions(samples: Sequence[Sample], predict: Callable[[Sample], Tensor], cap: float, folder: Path) -> None:
@@ -51,6 +50,37 @@ def save_predictions(samples: Sequence[Sample], predict: Callable[[Sample], Tens
             small.save(folder / f"{number}_{name}.png")
 
 
+def beside(rgb: np.ndarray, inverse_depth: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Image | inverse depth, coloured from `low` to `high`: uint8 (H, W, 3) and float (H, W) -> uint8 (h, 2 w, 3).
+
+    Each half is shrunk to at most LONGEST pixels a side."""
+    size = shrunk((rgb.shape[1], rgb.shape[0]), LONGEST)
+    image = Image.fromarray(rgb).resize(size, Image.Resampling.BOX)
+    inverse = Image.fromarray(inverse_depth.astype(np.float32)).resize(size, Image.Resampling.BOX)
+    return np.concatenate([np.asarray(image), colour(np.asarray(inverse), low, high)], axis=1)
+
+
+def contact_sheet(pictures: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
+    """Titled pictures, uint8 (H, W, 3), two in a row."""
+    columns = min(2, len(pictures))
+    aspects = [picture.shape[0] / picture.shape[1] for _, picture in pictures]
+    heights = [max(aspects[i : i + columns]) * 11 / columns + 0.3 for i in range(0, len(pictures), columns)]  # inches
+    figure = Figure(figsize=(11, sum(heights)), layout="constrained", dpi=100)
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights).flatten()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, (title, picture) in zip(axes, pictures, strict=False):
+        axis.imshow(picture)
+        axis.set_title(title, fontsize=8)
+    return _drawn(figure)
+
+
+def shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """`size` with its longer side at most `longest`, in proportion, at least 1."""
+    factor = min(1.0, longest / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
 def stack(sheets: Sequence[Image.Image]) -> Image.Image:
     """Sheets of one width, one below the other."""
     return Image.fromarray(np.concatenate([np.asarray(sheet) for sheet in sheets]))
@@ -62,6 +92,12 @@ def colour(values: np.ndarray, low: float, high: float, colormap: str = INVERSE_
     picture = matplotlib.colormaps[colormap](np.nan_to_num(scaled))[..., :3]
     picture[~np.isfinite(values)] = 0.35
     return (picture * 255).round().astype(np.uint8)
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB")
 
 
 def _row(sample: Sample, prediction: Tensor, cap: float) -> list[np.ndarray]:
