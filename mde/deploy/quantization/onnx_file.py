@@ -19,8 +19,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mde.atomic_file import atomic_file
 from mde.deploy.quantization.calibration import check_calibration
-from mde.deploy.quantization.layer_names import convolutions_of, is_onnx_layer
 from mde.errors import MdeError
+from mde.export.layer_names import convolutions_of, is_onnx_layer
 
 
 def quantize_onnx(

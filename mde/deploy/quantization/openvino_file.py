@@ -13,8 +13,8 @@ import numpy as np
 
 from mde.atomic_file import atomic_file
 from mde.deploy.quantization.calibration import check_calibration
-from mde.deploy.quantization.layer_names import convolutions_of, is_onnx_layer
 from mde.errors import MdeError
+from mde.export.layer_names import convolutions_of, is_onnx_layer
 from mde.export.openvino import core, openvino
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from mde.atomic_file import atomic_file
 from mde.deploy.quantization.calibration import check_calibration
-from mde.deploy.quantization.layer_names import convolutions_of, is_tflite_layer
 from mde.errors import MdeError
+from mde.export.layer_names import convolutions_of, is_tflite_layer
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 # The image's SUB and MUL (normalisation) lose accuracy in INT8 and cost next to nothing, the output stays float32, and
