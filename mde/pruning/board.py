@@ -13,7 +13,7 @@ from mde.pruning.structure import ChannelGroup
 from mde.roofline import Roofline
 
 # A convolution's node in the name of one of TensorRT's kernels, "/network/encoder/conv_stem/Conv + PWN(...)".
-NODE = re.compile(r"/[^\s,+()\[\]{}|]+/Conv(?:_\w+)?(?![\w/])")
+NODE = re.compile(r"/[^\s,+()\[\]{}|]+/Conv(?:_output)?(?:_\d+)?(?!\w)")
 
 
 def is_board_profile(profile: Any) -> bool:

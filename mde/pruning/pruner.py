@@ -183,6 +183,7 @@ class Pruner(Compression):
         for _ in range(1 if options.profile else MEASUREMENTS):
             keep = search(latency_aims(profile, layers, aim))
             if options.profile:
+                say(f"planned for {aim:.1f} ms by {options.profile}, not measured: measure what remains on that device")
                 return keep
             narrowed = copy.deepcopy(model)
             keep_channels(narrowed, groups, keep)
