@@ -212,13 +212,16 @@ class QuantizeConfig:
 
 @dataclass
 class DeviceConfig:
-    """The board that bundle=true is for."""
+    """The board that the network is for: its latency, and bundle=true."""
 
     name: str = "cpu"
     jetpack: str | None = None  # 4.6 | 5 | 6 | 7; null: no Jetson
     workspace_mb: int | None = None  # the most scratch memory of a kernel while building
-    int8: bool = True  # whether its GPU computes in INT8
     dla: bool = False  # whether it has a deep learning accelerator
+    board: str | None = None  # part of the name that the board gives itself (/proc/device-tree/model)
+    peak: dict[str, float] = field(default_factory=dict)  # of its GPU in fp32, fp16, int8: 10^9 dense operations/s
+    bandwidth: float | None = None  # of its memory: 10^9 bytes/s
+    profile: str | None = None  # profile.json that the bundle wrote on it; null: its latency is estimated
 
 
 @dataclass

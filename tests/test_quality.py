@@ -15,7 +15,7 @@ LEVELS = [
     {"models"},
     {"data"},
     {"evaluation"},
-    {"export"},
+    {"export", "roofline"},
     {"engines"},
     {"benchmark"},
     {"report"},

@@ -43,43 +43,52 @@ JETPACKS = {
 def check_device(device: Any, precision: str) -> None:
     """MdeError when config.device is no Jetson, of an unknown JetPack, or does not compute in `precision`."""
     if device.jetpack is None:
-        raise MdeError(f"bundle=true: device={device.name} is no Jetson; choose device=jetson_nano, orin_nano, ...")
+        raise MdeError(
+            f"device={device.name} is no Jetson, as bundle=true and device.profile want; choose device=jetson_nano, "
+            "orin_nano, ..."
+        )
     if str(device.jetpack) not in JETPACKS:
         raise MdeError(f"device.jetpack={device.jetpack}: unknown; choose from {', '.join(JETPACKS)}")
-    if precision == "int8" and not device.int8:
+    if precision == "int8" and "int8" not in device.peak:
         raise MdeError(f"device={device.name}: its GPU does not compute in INT8; choose quantize=float16")
     if precision == "dynamic":
         raise MdeError("quantize=dynamic: TensorRT has none; choose quantize=none, float16 or int8")
 
 
-def write_bundle(
-    request: Request, device: Any, frames: Frames, count: int, folder: Path, model: Mapping[str, Any]
-) -> None:
-    """Fills `folder`, anew, for `device`.
-
-    frames  of which up to `count`, of one size, go along with what the network answers here
-    model   the `model` entry of metrics.json
-    """
+def board_graph(request: Request, device: Any) -> tuple[Request, Path]:
+    """The ONNX file as the device's JetPack takes it, and the request that it answers, in the request's folder."""
     pack = JETPACKS[str(device.jetpack)]
     graph = ImageGraph(
         request.graph.network, _list(request.graph.mean), _list(request.graph.std), request.graph.layout, pack.dtype
     )
     request = replace(request, graph=graph.eval(), opset=pack.opset, folder=request.folder / "bundle")
     request.folder.mkdir(exist_ok=True)
+    # These releases lower a float32 graph to float16 themselves, kernel by kernel where it is faster.
+    return request, typed_onnx(request) if request.precision == "int8" else float_onnx(request)
+
+
+def write_bundle(
+    request: Request, source: Path, device: Any, frames: Frames, count: int, folder: Path, model: Mapping[str, Any]
+) -> None:
+    """Fills `folder`, anew, for `device`.
+
+    request, source  from `board_graph`
+    frames           of which up to `count`, of one size, go along with what the network answers here
+    model            the `model` entry of metrics.json
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in jetson.FILES:
         shutil.copyfile(Path(jetson.__file__).parent / name, folder / name)
     onnx_file = folder / "model.onnx"
-    # These releases lower a float32 graph to float16 themselves, kernel by kernel where it is faster.
-    source = typed_onnx(request) if request.precision == "int8" else float_onnx(request)
     onnx_file.write_bytes(source.read_bytes())
     write_description(onnx_file, request.describe("onnxruntime"))
     _write_frames(onnx_file, frames, count, folder / "frames.npz")
     described = json.loads(description_file(onnx_file).read_text()) | {"engine": "tensorrt", "model": dict(model)}
+    described["limits"] = {"peak": dict(device.peak), "bandwidth": device.bandwidth}
     with atomic_file(description_file(onnx_file)) as file:
         file.write(json.dumps(described, indent=1).encode())
-    (folder / "README.md").write_text(readme(device, pack, request))
+    (folder / "README.md").write_text(readme(device, JETPACKS[str(device.jetpack)], request))
 
 
 def _write_frames(onnx_file: Path, frames: Frames, count: int, path: Path) -> None:
@@ -136,7 +145,9 @@ TensorRT's own benchmark, for comparison:
     /usr/src/tensorrt/bin/trtexec --onnx=model.onnx{flags}
 {dla}
 An engine is for the board and the TensorRT that built it: build it anew after an update. Nothing here was measured on a
-{device.name}: what the network takes there is what `benchmark` writes.
+{device.name}: what the network takes there is what `benchmark` writes. Give its profile.json back on the host:
+`deploy.py ... device={device.name} device.profile=profile.json` reports it, and
+`prune.py ... prune.budget=fps prune.target=30 prune.profile=profile.json` prunes by it.
 """
 
 

@@ -19,8 +19,9 @@ from mde.benchmark import interleave, latency_entry
 from mde.data.datamodule import parts_of
 from mde.data.sample import Frames, Splits
 from mde.data.transforms import normalise, resize_image
-from mde.deploy.bundle import check_device, write_bundle
-from mde.deploy.description import description_file, write_description
+from mde.deploy.board import estimated, measured, read_profile
+from mde.deploy.bundle import board_graph, check_device, write_bundle
+from mde.deploy.description import description_file, graph_hash, write_description
 from mde.deploy.parity import Parity, check_parity, measure_parity
 from mde.deploy.quantization.gate import Gated, quantize_within
 from mde.deploy.quantization.sensitivity import layer_sensitivity
@@ -76,8 +77,10 @@ def deploy(config: DictConfig) -> Path:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     torch.manual_seed(config.seed)
     check_names(config)
-    if config.bundle:
+    if config.bundle or config.device.profile or config.device.jetpack:
         check_device(config.device, PRECISIONS[config.quantize.kind])
+    if config.device.profile:
+        read_profile(config.device, PRECISIONS[config.quantize.kind])  # refused at once
     with tempfile.TemporaryDirectory() as temporary:
         job = prepare(config, run_dir, Path(temporary))
         record = new_record("running", parent=config.checkpoint, model=described(job))
@@ -129,11 +132,25 @@ def carry_out(job: Job, record: dict[str, Any]) -> None:
     record["model"]["file_bytes"] = sum(path.stat().st_size for path in files_of(job.file))
     record["deployment"] = deployment(job, runtime, parity, gated)
     record["latency"], record["reference_latency"] = latency(job, runtime)
-    if config.bundle:
+    if config.device.jetpack is not None:
         request = replace(job.request, exclude=gated.excluded if gated else ())
-        folder = run_dir / "bundle"
-        write_bundle(request, config.device, evaluated[0], config.parity_frames, folder, record["model"])
-        say(f"for {config.device.name}, JetPack {config.device.jetpack}: {folder}, see README.md there")
+        for_board(job, request, record, evaluated[0])
+
+
+def for_board(job: Job, request: Request, record: dict[str, Any], frames: Frames) -> None:
+    """Puts the latency on config.device into the record, and writes the bundle if asked to."""
+    config, device = job.config, job.config.device
+    if config.bundle or device.profile:
+        request, source = board_graph(request, device)
+    if device.profile:
+        record["latency"][device.name] = measured(device, request.precision, graph_hash(source))
+    else:
+        record["latency"][device.name] = estimated(device, request.graph.network, request.size, request.precision)
+        record["reference_latency"][device.name] = estimated(device, _published(job), request.size, "fp32")
+    if config.bundle:
+        folder = job.run_dir / "bundle"
+        write_bundle(request, source, device, frames, config.parity_frames, folder, record["model"])
+        say(f"for {device.name}, JetPack {device.jetpack}: {folder}, see README.md there")
 
 
 def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
@@ -289,8 +306,7 @@ def library(job: Job) -> str:
 
 def _reference(job: Job) -> Callable[[np.ndarray], object]:
     """The published network in the same engine, FP32, with nothing rewritten. Times do not depend on its weights."""
-    options = job.model.options | {"reference": True}
-    network = build_model(job.model.name, **options)
+    network = _published(job)
     target = job.config.target
     graph = ImageGraph(network, network.mean, network.std, target.layout, target.dtype).eval()
     if job.target == "pytorch":
@@ -305,6 +321,10 @@ def _reference(job: Job) -> Callable[[np.ndarray], object]:
     path = job.request.folder / f"reference{job.file.suffix}"
     write_target(job.target, request, path)
     return open_engine(job.target, path, job.config.threads)
+
+
+def _published(job: Job) -> DepthNetwork:
+    return build_model(job.model.name, **job.model.options | {"reference": True})
 
 
 def described(job: Job) -> dict[str, Any]:

@@ -17,9 +17,10 @@ frames.npz, and the results. frames.npz:
     reference  float32 (N, height, width), the deployed network's inverse depth at its own size, as the host computed
                it from `prepare`'s images; recordings have none
 
-metrics.json is the schema that the package's own runs write. profile.json: device, engine, engine_version, precision,
-network, input, p50_ms, and layers (name, as TensorRT fused them -> milliseconds). It holds times at the network's own
-widths only, so it is no profile that pruning can plan by.
+metrics.json is the schema that the package's own runs write. profile.json is for `deploy.py device.profile=` and
+`prune.py prune.profile=`: network, model, input, precision, graph_sha256 (of model.onnx), limits (of the board, by its
+data sheet), board (as it calls itself), device, dla, engine, engine_version, latency (the entry of metrics.json), and
+layers (name, as TensorRT fused them -> milliseconds).
 
 Python 3.6 syntax: the Jetson bundle ships this file.
 """
@@ -238,9 +239,11 @@ def use_engine(options: Any, engine: Engine, record: Json, frames: Json) -> None
 
 
 def write_profile(folder: str, record: Json, entry: Json, layers: Dict[str, float]) -> None:
-    profile = {name: record[name] for name in ("network", "input", "device", "precision")}
+    names = ("network", "input", "precision", "graph_sha256", "device", "dla")
+    profile = {name: record[name] for name in names}
+    profile.update({name: record.get(name) for name in ("model", "limits")}, board=device.describe()["board"])
     profile.update(schema=SCHEMA, engine=record["library"], engine_version=record["library_version"])
-    write_json(os.path.join(folder, "profile.json"), dict(profile, p50_ms=entry["p50_ms"], layers=layers))
+    write_json(os.path.join(folder, "profile.json"), dict(profile, latency=entry, layers=layers))
 
 
 def run(options: Any) -> None:

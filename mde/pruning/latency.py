@@ -1,6 +1,5 @@
 """Latency as a function of widths: each layer timed alone at some widths, here or on another device."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 from functools import partial
@@ -13,10 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.progress import track
 from torch import nn
 
-from mde.atomic_file import atomic_file
 from mde.benchmark import interleave, measure_latency
 from mde.engines import open_engine
-from mde.errors import MdeError
 from mde.export import deployable
 from mde.models.network import DepthNetwork
 from mde.pruning.channels import Aim
@@ -61,30 +58,6 @@ def measure_profile(
     }
 
 
-def read_profile(path: Path, model: DepthNetwork, layers: list[Layer], size: tuple[int, int]) -> dict[str, Any]:
-    """A profile made elsewhere. Raises MdeError unless it is of this network and input size."""
-    try:
-        profile = json.loads(path.read_text())
-        told = {key: profile[key] for key in ("network", "options", "input")}
-        names = set(profile["layers"])
-        float(profile["total_ms"])
-        profile["widths"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MdeError(f"prune.profile={path}: no readable profile ({error}); measure it anew on the device") from error
-    own = {"network": model.name, "options": model.options, "input": list(size)}
-    for key, value in own.items():
-        if told[key] != value:
-            raise MdeError(f"prune.profile={path}: of {key} {told[key]}, not {value}; measure one of this network")
-    if missing := {layer.name for layer in layers if layer.area} - names:
-        raise MdeError(f"prune.profile={path}: has no layer {min(missing)}; measure one of this network")
-    return profile
-
-
-def write_profile(path: Path, profile: dict[str, Any]) -> None:
-    with atomic_file(path) as file:
-        file.write(json.dumps(profile).encode())
-
-
 def time_share(network: DepthNetwork, of: DepthNetwork, size: tuple[int, int], engine: str, threads: int) -> float:
     """What one network takes of the other's time, both deployable, measured side by side."""
     graphs = {"reference": deployable(of), "network": deployable(network)}
@@ -122,8 +95,8 @@ def _layer_ms(
 
 def _time_layer(conv: nn.Module, layer: Layer, size: tuple[int, int], engine: str, threads: int) -> dict[str, Any]:
     assert isinstance(conv, nn.Conv2d)
-    writes = _grid(conv.out_channels)
-    reads = writes if layer.depthwise else _grid(conv.in_channels)
+    writes = grid(conv.out_channels)
+    reads = writes if layer.depthwise else grid(conv.in_channels)
     with tempfile.TemporaryDirectory() as folder:
         runs = {}
         for r in [reads[-1]] if layer.depthwise else reads:
@@ -139,7 +112,8 @@ def _time_layer(conv: nn.Module, layer: Layer, size: tuple[int, int], engine: st
     return {"reads": rows, "writes": writes, "ms": ms}
 
 
-def _grid(width: int) -> list[int]:
+def grid(width: int) -> list[int]:
+    """The widths at which a layer of `width` is timed."""
     return sorted({max(1, round(width * share)) for share in SHARES})
 
 

@@ -21,7 +21,7 @@ from mde.models.network import DepthNetwork
 from mde.pruning.channels import Aim, Limits, Search, kept_after, macs_aims, sparsity_aims
 from mde.pruning.cost import Layer, cost, dense_widths, layers_of
 from mde.pruning.importance import Gradients, channel_importance, image_gradients, weight_importance
-from mde.pruning.latency import latency_aims, measure_profile, read_profile, time_share, write_profile
+from mde.pruning.latency import latency_aims, measure_profile, time_share
 from mde.pruning.masks import (
     Masks,
     apply_masks,
@@ -30,6 +30,7 @@ from mde.pruning.masks import (
     layer_masks,
     two_four_masks,
 )
+from mde.pruning.profile import read_profile, write_profile
 from mde.pruning.recovery import Distillation, corrected_statistics
 from mde.pruning.schedule import Schedule
 from mde.pruning.sensitivity import plot_scan, scan
@@ -166,10 +167,13 @@ class Pruner(Compression):
         """
         options = self.options
         assert options.target is not None
-        path = Path(options.profile) if options.profile else self.run_dir / "profile.json"
-        if not options.profile and not path.exists():
-            write_profile(path, measure_profile(model, groups, layers, self.size, options.engine, options.threads))
-        profile = read_profile(path, model, layers, self.size)
+        path = self.run_dir / "profile.json"
+        if not path.exists():
+            if options.profile:
+                write_profile(path, read_profile(Path(options.profile), model, groups, layers, self.size))
+            else:
+                write_profile(path, measure_profile(model, groups, layers, self.size, options.engine, options.threads))
+        profile = read_profile(path, model, groups, layers, self.size)
         wanted = 1000 / options.target if options.budget == "fps" else options.target
         if wanted >= profile["total_ms"]:
             say(f"takes {profile['total_ms']:.1f} ms already, {wanted:.1f} ms are wanted: nothing is pruned")
@@ -179,6 +183,7 @@ class Pruner(Compression):
         for _ in range(1 if options.profile else MEASUREMENTS):
             keep = search(latency_aims(profile, layers, aim))
             if options.profile:
+                say(f"planned for {aim:.1f} ms by {options.profile}, not measured: measure what remains on that device")
                 return keep
             narrowed = copy.deepcopy(model)
             keep_channels(narrowed, groups, keep)

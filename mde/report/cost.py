@@ -4,7 +4,7 @@ from typing import Any
 
 
 def cost_table(record: dict[str, Any]) -> list[list[str]]:
-    """Rows of text, the first one the headings: parameters, multiply-adds, file size, latency where it was measured.
+    """Rows of text, the first one the headings: parameters, multiply-adds, file size, latency.
 
     The published graph has a latency only; a network that was not pruned has nothing before it.
     """
@@ -23,14 +23,17 @@ def cost_table(record: dict[str, Any]) -> list[list[str]]:
         rows.append([heading, *("" if value is None else f"{value / unit:.{digits}f}" for value in values)])
     for engine in record["latency"]:
         entries = [network.get("latency", {}).get(engine) for network in networks.values()]
-        times = [entry for entry in entries if entry and entry["status"] != "built_not_run"]
-        rows.append([f"{engine}, ms", *(_of(entry, "p50_ms", 1) for entry in entries)])
-        if times:
-            rows.append(["  speed-up", *(_of(entry, "speedup_vs_reference", 2) for entry in entries)])
+        rows.append([f"{engine}, ms", *map(milliseconds, entries)])
+        speedups = [entry and entry.get("speedup_vs_reference") for entry in entries]
+        if any(speedups):
+            rows.append(["  speed-up", *("" if speedup is None else f"{speedup:.2f}" for speedup in speedups)])
     return rows
 
 
-def _of(entry: dict[str, Any] | None, key: str, digits: int) -> str:
+def milliseconds(entry: dict[str, Any] | None) -> str:
+    """The median of a `latency` entry as text; an estimate is marked as one wherever it is shown."""
     if entry is None:
         return ""
-    return f"{entry[key]:.{digits}f}" if key in entry else entry["status"].replace("_", " ")
+    if "p50_ms" not in entry:
+        return str(entry["status"]).replace("_", " ")
+    return f"estimate, at least {entry['p50_ms']:.2f}" if entry["status"] == "estimate" else f"{entry['p50_ms']:.1f}"

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mde.errors import MdeError
-from mde.report.record import read_record
+from mde.report.cost import milliseconds
+from mde.report.record import read_record, without_estimates
 
 OWN = "own"
 OVERRIDES = ".hydra/overrides.yaml"  # in a job's directory, written by Hydra before the job begins
@@ -109,7 +110,14 @@ def cost_of(jobs: list[Job]) -> Cost:
 
 
 def engines_of(jobs: list[Job]) -> list[str]:
-    return list(dict.fromkeys(engine for job in jobs for engine in job.record.get("latency", {})))
+    """Where any job was measured, or built."""
+    return list(dict.fromkeys(engine for job in jobs for engine in without_estimates(job.record.get("latency", {}))))
+
+
+def boards_of(jobs: list[Job]) -> list[str]:
+    """The devices that deployments were for, beside the engine that each was measured in here."""
+    names = (set(job.record["latency"]) - {job.record["deployment"]["target"]} for job in jobs if job.complete)
+    return sorted(set().union(*names))
 
 
 def deployed(jobs: list[Job]) -> bool:
@@ -145,6 +153,7 @@ def table(jobs: list[Job]) -> tuple[list[str], list[list[str]]]:
         headings += [f"{engine}, ms", "speed-up"]
     if deployed(jobs):
         headings += ["precision", "parity", "status", "latency, ms", "speed-up"]
+        headings += [f"{board}, ms" for board in boards_of(jobs)]
     headings.append("Pareto")
     rows = []
     for number, (job, on_front) in enumerate(zip(jobs, pareto_front(trade(jobs)), strict=True), start=1):
@@ -163,6 +172,7 @@ def table(jobs: list[Job]) -> tuple[list[str], list[list[str]]]:
             row += [_digits(entry.get("p50_ms"), 2), "-" if speedup is None else f"{speedup:.2f}x"]
         if deployed(jobs):
             row += _deployment(job.record)
+            row += [milliseconds(job.record["latency"].get(board)) or "-" for board in boards_of(jobs)]
         rows.append([*row, "*" if on_front else ""])
     return headings, rows
 

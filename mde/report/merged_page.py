@@ -102,7 +102,10 @@ def _summary(jobs: list[Job]) -> list[dict[str, Any]]:
             for dataset, entry in job.record["quality"].items():
                 row |= {f"{dataset}/{key}": entry.get(key) for key in ("delta1", "rmse", "mae", "abs_rel")}
             for engine, entry in job.record["latency"].items():
-                row |= {f"{engine}/{key}": entry.get(key) for key in ("p50_ms", "speedup_vs_reference")}
+                if entry.get("status") == "estimate":
+                    row[f"{engine}/estimate_ms"] = entry["p50_ms"]
+                else:
+                    row |= {f"{engine}/{key}": entry.get(key) for key in ("p50_ms", "speedup_vs_reference")}
         rows.append(row)
     return rows
 

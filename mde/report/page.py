@@ -108,15 +108,32 @@ def _cost(record: dict[str, Any]) -> str:
     head, *rows = cost_table(record)
     body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
     table = f"<table><tr>{''.join(f'<th>{_text(cell)}</th>' for cell in head)}</tr>{body}</table>"
-    entry = next(iter(record["latency"].values()), None)
-    if entry is None or "runs" not in entry:  # an engine that was built and cannot run here
-        return table
-    return (
-        f"{table}<p class='note'>One image, {entry['precision']}, {entry['threads']} threads, medians of "
-        f"{entry['runs']} calls taken in turn; the speed-up is the median ratio of the published graph's call to that "
-        "of the same round, in the same engine. Zeros in weights save no time in these engines; channels that are "
-        "gone do.</p>"
-    )
+    return table + "".join(f"<p class='note'>{_text(note)}</p>" for note in _cost_notes(record["latency"]))
+
+
+def _cost_notes(latency: dict[str, dict[str, Any]]) -> list[str]:
+    """How the times came about."""
+    notes = []
+    entry = next(iter(latency.values()), {})
+    if "runs" in entry:  # an engine that was built and cannot run here has none
+        notes.append(
+            f"One image, {entry['precision']}, {entry['threads']} threads, medians of {entry['runs']} calls taken in "
+            "turn; the speed-up is the median ratio of the published graph's call to that of the same round, in the "
+            "same engine. Zeros in weights save no time in these engines; channels that are gone do."
+        )
+    for name, entry in latency.items():
+        if entry["status"] == "estimate":
+            notes.append(
+                f"{name}, {entry['precision']} (published graph: fp32): an estimate, no measurement. It is a lower "
+                "bound, every layer at the peak rate that the data sheet gives for arithmetic or for memory; a board "
+                "takes longer. device.profile= puts a measurement in its place."
+            )
+        elif "board" in entry:
+            notes.append(
+                f"{name}, {entry['precision']}: measured on {entry['board']} in {entry['engine']} "
+                f"{entry['engine_version']}, the median of {entry['runs']} calls."
+            )
+    return notes
 
 
 def _deployment(entry: dict[str, Any] | None) -> str:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,11 @@ def multiply_adds(model: DepthNetwork, size: tuple[int, int]) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype))
     return counter.get_total_flops() // 2
+
+
+def without_estimates(latency: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The entries that say something that was observed: an estimate is never compared with a measurement."""
+    return {engine: entry for engine, entry in latency.items() if entry.get("status") != "estimate"}
 
 
 def new_record(status: str, **entries: Any) -> dict[str, Any]:

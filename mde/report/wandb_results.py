@@ -7,6 +7,8 @@ from typing import Any
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from mde.report.record import without_estimates
+
 QUALITY = ("delta1", "rmse", "mae", "abs_rel")  # columns of the table
 SPARSITY = "model/sparsity"  # the axis on which dashboards set runs beside one another
 TABLE = "results"
@@ -55,7 +57,7 @@ def results_table(record: dict[str, Any], kind: str, pictures: Path) -> wandb.Ta
 def _figures(record: dict[str, Any]) -> dict[str, float]:
     entries = {"model": record["model"]}
     entries |= {f"test/{name}": entry for name, entry in record["quality"].items()}
-    entries |= {f"latency/{engine}": entry for engine, entry in record["latency"].items()}
+    entries |= {f"latency/{engine}": entry for engine, entry in without_estimates(record["latency"]).items()}
     return {
         f"{prefix}/{key}": value
         for prefix, entry in entries.items()

@@ -78,7 +78,7 @@ def objectives(cost: str) -> tuple[float, float] | None:
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     if status(run_dir) != "complete":
         return None
-    from mde.report.record import read_record
+    from mde.report.record import read_record, without_estimates
 
     if cost == "latency_ms":
         from mde.sweep.latency import measure
@@ -87,7 +87,7 @@ def objectives(cost: str) -> tuple[float, float] | None:
             print(problem, file=sys.stderr)
     record = read_record(run_dir)
     delta1 = next((entry["delta1"] for entry in record["quality"].values()), None)
-    times = [entry["p50_ms"] for entry in record["latency"].values() if "p50_ms" in entry]
+    times = [entry["p50_ms"] for entry in without_estimates(record["latency"]).values() if "p50_ms" in entry]
     value = record["model"]["macs"] if cost == "macs" else min(times, default=None)
     return None if delta1 is None or value is None else (delta1, value)
 

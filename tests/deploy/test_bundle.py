@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mde.data.folder import FolderFrames
-from mde.deploy.bundle import JETPACKS, check_device, write_bundle
+from mde.deploy.bundle import JETPACKS, board_graph, check_device, write_bundle
 from mde.deploy.targets import Request
 from mde.errors import MdeError
 from mde.evaluation import evaluate
@@ -37,7 +37,9 @@ def bundle(name: str, precision: str, tmp_path: Path) -> Path:
     (tmp_path / "work").mkdir()
     graph = ImageGraph(deployable(model), model.mean, model.std)
     request = Request(model.name, graph, SIZE, precision, tmp_path / "work", images)
-    write_bundle(request, device(name), frames, 4, tmp_path / "bundle", {"name": "midas_small", "parameters": 1})
+    request, source = board_graph(request, device(name))
+    model_entry = {"name": "midas_small", "parameters": 1}
+    write_bundle(request, source, device(name), frames, 4, tmp_path / "bundle", model_entry)
     return tmp_path / "bundle"
 
 

@@ -7,11 +7,11 @@ from onnx import numpy_helper
 
 from mde.deploy.quantization.calibration import check_calibration
 from mde.deploy.quantization.gate import quantize_within
-from mde.deploy.quantization.layer_names import onnx_layer
 from mde.deploy.quantization.onnx_file import check_symmetric, dynamic_onnx, half_onnx, quantize_onnx
 from mde.deploy.quantization.sensitivity import layer_sensitivity
 from mde.errors import MdeError
 from mde.export import deployable, export_onnx, export_openvino
+from mde.export.layer_names import onnx_layer
 from mde.export.openvino import core, openvino
 from tests.deploy.quantization_network import SIZE, calibration_frames, difference, layers, small_graph
 from tests.export import random_network

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from mde.deploy.quantization.layer_names import is_tflite_layer
 from mde.deploy.quantization.tflite_file import CONVOLUTIONS, half_tflite, quantize_tflite
 from mde.errors import MdeError
+from mde.export.layer_names import is_tflite_layer
 from mde.export.tflite import export_tflite
 from tests.deploy.quantization_network import SIZE, calibration_frames, difference, small_graph
 

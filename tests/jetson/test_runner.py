@@ -209,7 +209,9 @@ def test_all_builds_checks_evaluates_and_measures(bundle, jetson, capsys):
     assert entry["sustained"]["windows"][0]["runs"] > 0
     profile = json.loads((folder / "profile.json").read_text())
     assert profile["layers"] == {"conv + relu": 0.5, "resize": 0.25}
-    assert (profile["device"], profile["input"], profile["p50_ms"]) == ("Orin", [4, 6], entry["p50_ms"])
+    assert (profile["device"], profile["dla"], profile["input"], profile["latency"]) == ("Orin", 1, [4, 6], entry)
+    assert profile["graph_sha256"] == builder.sha256(str(folder / "model.onnx"))
+    assert "board" in profile
     assert "image to depth" in capsys.readouterr().out
 
 

@@ -78,6 +78,27 @@ def test_latency_is_the_cost_only_where_every_finished_network_has_it(tmp_path):
     assert [row[-2] for row in table(jobs)[1]] == ["1.00x", "-", "-"]
 
 
+def test_an_estimate_is_marked_and_compared_with_no_measurement(tmp_path):
+    def job(name, **latency):
+        entry = {"target": "openvino", "precision": "fp16", "status": "measured"}
+        entry["parity"] = {"engine": "openvino", "largest": 1e-4}
+        own = {"openvino": {"status": "measured", "p50_ms": 20.0, "speedup_vs_reference": 1.5}}
+        write_job(tmp_path, [name], result(1) | {"deployment": entry, "latency": own | latency})
+
+    job("seed=1", orin_nano={"status": "estimate", "p50_ms": 1.234, "speedup_vs_reference": None})
+    job("seed=2", orin_nano={"status": "measured", "p50_ms": 5.0, "speedup_vs_reference": None})
+    job("seed=3")
+    jobs = read_jobs(tmp_path)
+    headings, rows = table(jobs)
+    column = headings.index("orin_nano, ms")
+    assert [row[column] for row in rows] == ["estimate, at least 1.23", "5.0", "-"]
+    assert [cost_of(jobs).of(job) for job in jobs] == [20.0] * 3
+    write_merged(tmp_path, jobs, [])
+    first, second, _ = json.loads((tmp_path / "summary.json").read_text())["jobs"]
+    assert (first["orin_nano/estimate_ms"], second["orin_nano/p50_ms"]) == (1.234, 5.0)
+    assert "orin_nano/p50_ms" not in first
+
+
 def test_the_page_stands_alone_links_the_jobs_pages_and_escapes_their_errors(sweep_dir):
     (sweep_dir / "prune-channel+sparsity-0.5+size-[64,64]/report.html").write_text("a page")
     page = write_merged(sweep_dir, read_jobs(sweep_dir), ["a <note>"]).read_text()

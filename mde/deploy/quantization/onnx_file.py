@@ -18,8 +18,8 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from mde.atomic_file import atomic_file
 from mde.deploy.quantization.between import Node, between_floats
 from mde.deploy.quantization.calibration import check_calibration
-from mde.deploy.quantization.layer_names import convolutions_of, is_onnx_layer
 from mde.errors import MdeError
+from mde.export.layer_names import convolutions_of, is_onnx_layer
 from mde.quiet import quiet
 
 

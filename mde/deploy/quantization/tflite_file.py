@@ -11,8 +11,8 @@ import numpy as np
 from mde.atomic_file import atomic_file
 from mde.deploy.quantization.between import Node, between_floats
 from mde.deploy.quantization.calibration import check_calibration
-from mde.deploy.quantization.layer_names import convolutions_of, is_tflite_layer
 from mde.errors import MdeError
+from mde.export.layer_names import convolutions_of, is_tflite_layer
 from mde.quiet import quiet
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")

@@ -1,9 +1,9 @@
 import onnx
 import pytest
 
-from mde.deploy.quantization.layer_names import convolutions_of, is_onnx_layer, is_tflite_layer, onnx_layer
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable, export_onnx
+from mde.export.layer_names import convolutions_of, is_onnx_layer, is_tflite_layer, onnx_layer
 from tests.deploy.quantization_network import layers
 from tests.export import random_network
 
