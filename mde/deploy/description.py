@@ -20,13 +20,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Description:
-    """network    as `build_model` calls it
+    """network      as `build_model` calls it; a name of its own for a network of others
     engine       that runs the file
     precision    fp32, fp16, int8 or dynamic
     input        height, width
     layout       "nhwc" or "nchw"
     dtype        of the image: "uint8" or "float32", RGB in 0..255
     calibration  None: inverse depth is known up to scale and shift only
+    output       "inverse_depth", or "depth" of a network of others, up to scale
     """
 
     network: str
@@ -36,6 +37,7 @@ class Description:
     layout: str = "nhwc"
     dtype: str = "uint8"
     calibration: Calibration | None = None
+    output: str = "inverse_depth"
 
 
 def description_file(path: Path) -> Path:

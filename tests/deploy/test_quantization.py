@@ -16,7 +16,7 @@ from mde.deploy.quantization.openvino_file import half_openvino, quantize_openvi
 from mde.deploy.quantization.sensitivity import fake_quantize_activation, fake_quantize_weight, layer_sensitivity
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable, export_onnx, export_openvino
-from mde.export.openvino import core, openvino
+from mde.openvino_core import core, openvino
 from tests.deploy.quantization_network import SIZE, calibration_frames, difference, small_graph
 from tests.export import random_network
 

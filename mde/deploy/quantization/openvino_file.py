@@ -15,7 +15,7 @@ from mde.atomic_file import atomic_file
 from mde.deploy.quantization.calibration import check_calibration
 from mde.deploy.quantization.layer_names import convolutions_of, is_onnx_layer
 from mde.errors import MdeError
-from mde.export.openvino import core, openvino
+from mde.openvino_core import core, openvino
 
 
 def quantize_openvino(source: Path, path: Path, calibration: Sequence[np.ndarray], exclude: Sequence[str] = ()) -> None:
