@@ -1,4 +1,7 @@
-"""Deploy a depth network: `python deploy.py checkpoint=PATH target=openvino quantize=int8 [-m target=...] ...`."""
+"""Deploy a depth network: `python deploy.py checkpoint=PATH target=openvino quantize=int8 [-m target=...] ...`.
+
+Or set deployed ones side by side: `python deploy.py compare=[FILE,FILE,...]`.
+"""
 
 import hydra
 from omegaconf import DictConfig
@@ -9,9 +12,15 @@ from mde.cli import job, register, run
 @hydra.main(version_base="1.3", config_path="conf", config_name="deploy")
 @job
 def main(config: DictConfig) -> None:
-    from mde.deploy.run import deploy  # after composing: a mistyped option is answered before torch is imported
+    # Imported after composing: a mistyped option is answered before torch is imported.
+    if config.compare:
+        from mde.deploy.compare import compare
 
-    deploy(config)
+        compare(config)
+    else:
+        from mde.deploy.run import deploy
+
+        deploy(config)
 
 
 if __name__ == "__main__":

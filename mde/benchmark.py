@@ -146,4 +146,3 @@ def check_parity(output: np.ndarray, expected: np.ndarray, where: str) -> None:
             f"{where}: differs from PyTorch by {difference:.2g}, {tolerance:.2g} is allowed; this is a fault of the "
             "export, leave the engine out"
         )
-

@@ -8,6 +8,8 @@ from pathlib import Path
 from mde.atomic_file import atomic_file
 from mde.errors import MdeError
 
+OUTPUTS = ("inverse_depth", "depth")
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -56,14 +58,18 @@ def read_description(path: Path) -> Description:
     """MdeError when there is none, it cannot be read, or the file is not the one that was described."""
     try:
         content = json.loads(description_file(path).read_text())
-        known = {field.name: content[field.name] for field in fields(Description)}
+        known = {field.name: content[field.name] for field in fields(Description) if field.name != "output"}
+        known["output"] = content.get("output", "inverse_depth")  # which older descriptions do not mention
+        if known["output"] not in OUTPUTS:
+            raise ValueError(f"output {known['output']!r}")
         known["input"] = (int(known["input"][0]), int(known["input"][1]))
         if known["calibration"] is not None:
             known["calibration"] = Calibration(**known["calibration"])
         expected = content["graph_sha256"]
     except FileNotFoundError as error:
         raise MdeError(
-            f"{path}: no {description_file(path).name} beside it says what it takes; deploy it again"
+            f"{path}: no {description_file(path).name} beside it says what it takes; deploy it again, "
+            "or describe it by mde.deploy.description.write_description when it is not ours"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise MdeError(

@@ -77,6 +77,8 @@ def deploy(config: DictConfig) -> Path:
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     torch.manual_seed(config.seed)
+    if config.checkpoint is None:
+        raise MdeError("nothing to deploy: give checkpoint=PATH, or compare=[FILE,FILE,...] for files that exist")
     if config.target.name not in TARGETS:
         raise MdeError(f"target.name={config.target.name}: unknown; choose from {', '.join(TARGETS)}")
     if config.quantize.kind not in PRECISIONS:

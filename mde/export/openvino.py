@@ -8,6 +8,7 @@ from mde.atomic_file import atomic_file
 from mde.errors import MdeError
 from mde.openvino_core import openvino
 
+
 def export_openvino(onnx_path: Path, path: Path) -> None:
     """Converts an ONNX file to `path` (.xml) and its weights, FP32, beside it (.bin). Names and shapes stay.
 

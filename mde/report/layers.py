@@ -48,4 +48,3 @@ def layer_table(run_dir: Path, engine: str) -> str:
         f"{total:.2f} ms; all are in layers.csv. Means, measured apart from the latency: timing each layer slows the "
         "network down, so compare layers with each other only.</p>"
     )
-
