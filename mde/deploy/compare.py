@@ -96,15 +96,19 @@ def compare(config: DictConfig) -> Path:
 
 
 def short_names(files: Sequence[str]) -> list[str]:
-    """The files' names with as many folders as tell them apart. MdeError when one is given twice."""
+    """The files' names, each with as many folders as tell it from the others. MdeError when one is given twice."""
     paths = [Path(file).resolve() for file in files]
     for file, path in zip(files, paths, strict=True):
         if paths.count(path) > 1:
             raise MdeError(f"compare: {file} is given twice; leave one out")
+    return [_short_name(path, [other for other in paths if other != path]) for path in paths]
+
+
+def _short_name(path: Path, others: Sequence[Path]) -> str:
     parts = 1
-    while len({path.parts[-parts:] for path in paths}) < len(paths):
+    while any(other.parts[-parts:] == path.parts[-parts:] for other in others):
         parts += 1
-    return ["/".join(path.parts[-parts:]) for path in paths]
+    return "/".join(path.parts[-parts:])
 
 
 def _check_options() -> None:

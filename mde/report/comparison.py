@@ -154,7 +154,8 @@ def comparison_page(run_dir: Path, record: dict[str, Any]) -> str:
     body += f"<h2>Environment</h2><pre>{_text(about)}</pre><h2>Configuration</h2><pre>{_text(config)}</pre>"
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-        f"<title>mde: comparison {_text(run_dir.name)}</title><style>{STYLE}{WIDE}{NARROW}</style><body>{body}</body></html>"
+        f"<title>mde: comparison {_text(run_dir.name)}</title><style>{STYLE}{WIDE}{NARROW}</style>"
+        f"<body>{body}</body></html>"
     )
 
 
