@@ -15,7 +15,7 @@ from mde.report.merged import pareto_front, print_table
 from mde.report.merged_page import WIDE, draw_front
 from mde.report.page import STYLE
 
-NARROW = ".wide td{white-space:nowrap;padding:.25rem .4rem}.wide th{padding:.25rem .4rem}"
+NARROW = "body{max-width:76rem}.wide td{white-space:nowrap;padding:.25rem .4rem}.wide th{padding:.25rem .4rem}"
 HEADINGS = ["#", "file", "engine", "precision", "input", "file, MB", "delta1", "RMSE", "MAE"]
 HEADINGS += ["p50, ms", "p95, ms", "p99, ms", "frames/s", "memory, MB", "speed-up", "against", "Pareto"]
 
