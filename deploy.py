@@ -1,4 +1,7 @@
-"""Deploy a depth network: `python deploy.py checkpoint=PATH target=openvino quantize=int8 [-m target=...] ...`."""
+"""Deploy a depth network: `python deploy.py checkpoint=PATH target=openvino quantize=int8 [-m target=...] ...`.
+
+Or set deployed ones side by side: `python deploy.py compare=[FILE,FILE,...]`.
+"""
 
 import hydra
 from omegaconf import DictConfig
@@ -10,7 +13,11 @@ from mde.cli import job, register, run
 @job
 def main(config: DictConfig) -> None:
     # Imported after composing: a mistyped option is answered before torch is imported.
-    if config.source is not None:
+    if config.compare:
+        from mde.deploy.compare import compare
+
+        compare(config)
+    elif config.source is not None:
         from mde.deploy.predict import predict
 
         predict(config)

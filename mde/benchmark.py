@@ -1,9 +1,7 @@
 """Latency of networks in the engines that run them, measured side by side."""
 
 import copy
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +14,7 @@ import torch
 from rich.progress import Progress, track
 from torch import nn
 
+from mde.engine_memory import peak_memory
 from mde.engines import check_engines, engine_version, open_engine
 from mde.errors import MdeError
 from mde.export import export_onnx
@@ -82,7 +81,9 @@ def measure_latency(
             times = _time_in(engine, files, image.numpy(), expected, threads, warmup, rounds)
             common = {"threads": threads, "warmup": warmup, "engine_version": engine_version(engine)}
             for name in graphs:
-                latency[name][engine] = latency_entry(times[name], times[REFERENCE]) | common
+                entry = latency_entry(times[name], times[REFERENCE]) | common
+                entry["peak_rss_mb"] = peak_memory(engine, files[name], image.numpy(), threads)
+                latency[name][engine] = entry
     return latency
 
 
@@ -114,7 +115,10 @@ def _time_in(
 
 
 def latency_entry(times: list[float], reference: list[float]) -> dict[str, Any]:
-    """What the times of a graph and of the reference, in milliseconds and paired by round, say about the graph."""
+    """What the times of a graph and of the reference, in milliseconds and paired by round, say about the graph.
+
+    What times do not say, memory and pre- and post-processing, is None.
+    """
     p50, p95, p99 = np.percentile(times, [50, 95, 99]).tolist()
     return {
         "status": "measured",
@@ -126,7 +130,7 @@ def latency_entry(times: list[float], reference: list[float]) -> dict[str, Any]:
         "speedup_vs_reference": statistics.median(r / t for r, t in zip(reference, times, strict=True)),
         "preprocess_ms": None,
         "postprocess_ms": None,
-        "peak_rss_mb": _peak_rss_mb(),
+        "peak_rss_mb": None,
         "runs": len(times),
     }
 
@@ -139,9 +143,3 @@ def check_parity(output: np.ndarray, expected: np.ndarray, where: str) -> None:
             f"{where}: differs from PyTorch by {largest:.2g} of the output's range, {limit:g} is allowed; this is a "
             "fault of the export, leave the engine out"
         )
-
-
-def _peak_rss_mb() -> float:
-    """The process's largest memory so far, in megabytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (peak if sys.platform == "darwin" else peak * 1024) / 1e6  # Linux counts in KiB, macOS in bytes

@@ -226,9 +226,10 @@ class DeviceConfig:
 
 @dataclass
 class DeployConfig:
-    """`deploy.py`: a network in, a verified file for an engine out."""
+    """`deploy.py`: a network in, a verified file for an engine out. Or files side by side."""
 
-    checkpoint: str = MISSING  # midas | imagenet | PATH
+    checkpoint: str | None = None  # midas | imagenet | PATH
+    compare: list[str] = field(default_factory=list)  # instead: files of networks, evaluated and timed together
     model: ModelConfig = field(default_factory=ModelConfig)
     data: Any = MISSING
     target: TargetConfig = field(default_factory=TargetConfig)

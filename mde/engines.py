@@ -1,20 +1,25 @@
-"""Engines: what runs a network's file. An opened file is a function from one image to inverse depth."""
+"""Engines: what runs a network's file. An opened file is a function from one image to inverse depth.
+
+Each library is imported by what needs it: a process that runs one engine, whose memory `mde.engine_memory` measures,
+holds no other.
+"""
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
-import torch
 
 from mde.errors import MdeError
-from mde.export import ImageGraph, deployable
-from mde.export.openvino import core
 from mde.jetson.builder import BuildError, load_tensorrt, misfit, read_record
 from mde.jetson.cudart import CudaError, load_cuda
 from mde.jetson.engine import Engine as TensorRtEngine
-from mde.models import load_model
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import openvino
+    from torch import nn
 
 Engine = Callable[[np.ndarray], np.ndarray]
 
@@ -54,58 +59,44 @@ def engine_version(engine: str) -> str:
     return version({"pytorch": "torch", "litert": "ai-edge-litert"}.get(engine, engine))
 
 
-def _open_pytorch(path: Path, threads: int) -> Engine:
+def pytorch_graph(path: Path) -> "nn.Module":
+    """An own .safetensors file as a graph that takes uint8 (1, H, W, 3)."""
+    from mde.export import ImageGraph, deployable
+    from mde.models import load_model
+
     model = load_model(path)
-    graph = ImageGraph(deployable(model), model.mean, model.std).eval()
-
-    def run(image: np.ndarray) -> np.ndarray:
-        torch.set_num_threads(threads)  # of the whole process, hence set anew at each call
-        with torch.inference_mode():
-            return graph(torch.from_numpy(image)).numpy()
-
-    return run
+    return ImageGraph(deployable(model), model.mean, model.std).eval()
 
 
-def _open_onnxruntime(path: Path, threads: int) -> Engine:
+def onnxruntime_session(path: Path, threads: int, profile: Path | None = None) -> "onnxruntime.InferenceSession":
+    """profile: begins the name of a file in which the times of the operators are collected"""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Idle workers would otherwise spin for a while after each call, in the time of whatever is measured next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda image: session.run(None, {name: image})[0]
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _open_openvino(path: Path, threads: int) -> Engine:
+def openvino_network(path: Path, threads: int, **properties: Any) -> "openvino.CompiledModel":
+    """properties: OpenVINO's own, beside the usual ones"""
+    from mde.openvino_core import core
+
     options = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "f32",  # the CPU plugin takes bfloat16 by itself where the processor has it
     }
-    compiled = core().compile_model(path, "CPU", options)
-    return lambda image: compiled(image)[0]
+    return core().compile_model(path, "CPU", options | properties)
 
 
-def _open_litert(path: Path, threads: int) -> Engine:
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise MdeError("engine litert: is not installed; pip install -e '.[tflite]'") from error
-    interpreter = Interpreter(str(path), num_threads=threads)
-    interpreter.allocate_tensors()
-    taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
-
-    def run(image: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(taken, image)
-        interpreter.invoke()
-        return interpreter.get_tensor(given)
-
-    return run
-
-
-def _open_tensorrt(path: Path, _threads: int) -> Engine:
+def tensorrt_engine(path: Path) -> TensorRtEngine:
+    """MdeError when the file is not for this GPU and library, or there is no GPU."""
     try:
         trt = load_tensorrt((read_record(str(path))["library"],))
         if (reason := misfit(trt, str(path))) is not None:
@@ -116,11 +107,57 @@ def _open_tensorrt(path: Path, _threads: int) -> Engine:
         raise MdeError(str(error)) from error
 
 
+def _open_pytorch(path: Path, threads: int) -> Engine:
+    import torch
+
+    graph = pytorch_graph(path)
+
+    def run(image: np.ndarray) -> np.ndarray:
+        torch.set_num_threads(threads)  # of the whole process, hence set anew at each call
+        with torch.inference_mode():
+            return graph(torch.from_numpy(image)).numpy()
+
+    return run
+
+
+def _open_onnxruntime(path: Path, threads: int) -> Engine:
+    session = onnxruntime_session(path, threads)
+    name = session.get_inputs()[0].name
+    return lambda image: session.run(None, {name: image})[0]
+
+
+def _open_openvino(path: Path, threads: int) -> Engine:
+    compiled = openvino_network(path, threads)
+    return lambda image: compiled(image)[0]
+
+
+def _open_litert(path: Path, threads: int) -> Engine:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise MdeError("engine litert: is not installed; pip install -e '.[tflite]'") from error
+    interpreter = Interpreter(str(path), num_threads=threads)
+    interpreter.allocate_tensors()
+    taken, given = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]
+    scale, zero = given["quantization"]  # of the network's own output; ours are floats, scale 0
+    channel_last = given["shape"][-1] == 1
+
+    def run(image: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(taken, image)
+        interpreter.invoke()
+        output = interpreter.get_tensor(given["index"])
+        if scale:
+            output = np.float32(scale) * (output.astype(np.float32) - zero)
+        return output.transpose(0, 3, 1, 2) if channel_last else output
+
+    return run
+
+
 # Name -> the files that it reads, and what opens them.
 ENGINES: dict[str, tuple[tuple[str, ...], Callable[[Path, int], Engine]]] = {
     "pytorch": ((".safetensors",), _open_pytorch),
     "onnxruntime": ((".onnx",), _open_onnxruntime),
     "openvino": ((".xml", ".onnx"), _open_openvino),
     "litert": ((".tflite",), _open_litert),
-    "tensorrt": ((".engine",), _open_tensorrt),
+    "tensorrt": ((".engine",), lambda path, threads: tensorrt_engine(path)),
 }

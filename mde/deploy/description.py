@@ -10,6 +10,8 @@ import numpy as np
 from mde.atomic_file import atomic_file
 from mde.errors import MdeError
 
+OUTPUTS = ("inverse_depth", "depth")
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -26,13 +28,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Description:
-    """network    as `build_model` calls it
+    """network      as `build_model` calls it; a name of its own for a network of others
     engine       that runs the file
     precision    fp32, fp16, int8 or dynamic
     input        height, width
     layout       "nhwc" or "nchw"
     dtype        of the image: "uint8" or "float32", RGB in 0..255
     calibration  None: inverse depth is known up to scale and shift only
+    output       "inverse_depth", or "depth" of a network of others, up to scale
     """
 
     network: str
@@ -42,6 +45,7 @@ class Description:
     layout: str = "nhwc"
     dtype: str = "uint8"
     calibration: Calibration | None = None
+    output: str = "inverse_depth"
 
 
 def description_file(path: Path) -> Path:
@@ -60,14 +64,18 @@ def read_description(path: Path) -> Description:
     """MdeError when there is none, it cannot be read, or the file is not the one that was described."""
     try:
         content = json.loads(description_file(path).read_text())
-        known = {field.name: content[field.name] for field in fields(Description)}
+        known = {field.name: content[field.name] for field in fields(Description) if field.name != "output"}
+        known["output"] = content.get("output", "inverse_depth")  # which older descriptions do not mention
+        if known["output"] not in OUTPUTS:
+            raise ValueError(f"output {known['output']!r}")
         known["input"] = (int(known["input"][0]), int(known["input"][1]))
         if known["calibration"] is not None:
             known["calibration"] = Calibration(**known["calibration"])
         expected = content["graph_sha256"]
     except FileNotFoundError as error:
         raise MdeError(
-            f"{path}: no {description_file(path).name} beside it says what it takes; deploy it again"
+            f"{path}: no {description_file(path).name} beside it says what it takes; deploy it again, "
+            "or describe it by mde.deploy.description.write_description when it is not ours"
         ) from error
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise MdeError(

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,9 +25,11 @@ from mde.deploy.description import description_file, graph_hash, write_descripti
 from mde.deploy.parity import Parity, check_parity, measure_parity
 from mde.deploy.quantization.gate import Gated, quantize_within
 from mde.deploy.quantization.sensitivity import layer_sensitivity
+from mde.deploy.reference import open_published, published_graph
 from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
 from mde.deploy.targets import PRECISIONS, TARGETS, Request, typed_onnx, write_target
-from mde.engines import engine_version, open_engine
+from mde.engine_memory import peak_memory
+from mde.engines import engine_version
 from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, frame_limit, ramp_predictor, spread
 from mde.export import ImageGraph, deployable
@@ -35,6 +37,8 @@ from mde.jetson.cudart import present_device
 from mde.models import build_model, read_metadata, save_model, trained_size
 from mde.models.checkpoints import RESERVED
 from mde.models.network import DepthNetwork, check_size
+from mde.profile import PROFILERS, layer_times
+from mde.report.layers import write_layers
 from mde.report.page import write_report
 from mde.report.pictures import picture_sheet, save_predictions
 from mde.report.record import describe_model, new_record, write_record
@@ -113,7 +117,9 @@ def recorded(run_dir: Path, record: dict[str, Any]) -> Iterator[None]:
 
 
 def check_names(config: DictConfig) -> None:
-    """MdeError for a target or a precision that there is not."""
+    """MdeError for a target or a precision that there is not, or nothing to deploy."""
+    if config.checkpoint is None:
+        raise MdeError("nothing to deploy: give checkpoint=PATH, or compare=[FILE,FILE,...] for files that exist")
     if config.target.name not in TARGETS:
         raise MdeError(f"target.name={config.target.name}: unknown; choose from {', '.join(TARGETS)}")
     if config.quantize.kind not in PRECISIONS:
@@ -132,6 +138,7 @@ def carry_out(job: Job, record: dict[str, Any]) -> None:
     record["model"]["file_bytes"] = sum(path.stat().st_size for path in files_of(job.file))
     record["deployment"] = deployment(job, runtime, parity, gated)
     record["latency"], record["reference_latency"] = latency(job, runtime)
+    profile(job, runtime)
     if config.device.jetpack is not None:
         request = replace(job.request, exclude=gated.excluded if gated else ())
         for_board(job, request, record, evaluated[0])
@@ -146,7 +153,8 @@ def for_board(job: Job, request: Request, record: dict[str, Any], frames: Frames
         record["latency"][device.name] = measured(device, request.precision, graph_hash(source))
     else:
         record["latency"][device.name] = estimated(device, request.graph.network, request.size, request.precision)
-        record["reference_latency"][device.name] = estimated(device, _published(job), request.size, "fp32")
+        published = published_graph(job.model.name, job.model.options).network
+        record["reference_latency"][device.name] = estimated(device, published, request.size, "fp32")
     if config.bundle:
         folder = job.run_dir / "bundle"
         write_bundle(request, source, device, frames, config.parity_frames, folder, record["model"])
@@ -277,22 +285,15 @@ def latency(job: Job, runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any]]
     if not job.runs_here:
         entry = {"status": "built_not_run", "precision": job.request.precision} | common
         return {job.target: entry}, {}
-    rounds = min(ROUNDS, frame_limit() or ROUNDS)
-    rgb = np.random.default_rng(0).integers(0, 256, (*CAMERA, 3), dtype=np.uint8)
-    image = runtime.preprocess(rgb)
-    reference = _reference(job)
-    times = interleave({"reference": partial(reference, image), "model": partial(runtime.infer, image)}, WARMUP, rounds)
-    around = interleave(
-        {
-            "preprocess": partial(runtime.preprocess, rgb),
-            "postprocess": partial(runtime.postprocess, runtime.infer(image), CAMERA),
-        },
-        WARMUP,
-        rounds,
-    )
+    graph = published_graph(job.model.name, job.model.options, job.config.target.layout, job.config.target.dtype)
+    reference = open_published(job.target, replace(job.request, graph=graph), job.config.threads)
+    image = runtime.preprocess(camera_image())
+    calls = {"reference": partial(reference, image), "model": partial(runtime.infer, image)}
+    times = interleave(calls, WARMUP, rounds())
     common |= {"engine_version": library(job)}
     entry = latency_entry(times["model"], times["reference"]) | common | {"precision": job.request.precision}
-    entry |= {f"{name}_ms": float(np.median(values)) for name, values in around.items()}
+    entry |= time_around(runtime)
+    entry["peak_rss_mb"] = peak_memory(job.target, job.file, image, job.config.threads)
     return {job.target: entry}, {job.target: latency_entry(times["reference"], times["reference"]) | common}
 
 
@@ -304,27 +305,31 @@ def library(job: Job) -> str:
     return f"{built['library']} {built['library_version']}"
 
 
-def _reference(job: Job) -> Callable[[np.ndarray], object]:
-    """The published network in the same engine, FP32, with nothing rewritten. Times do not depend on its weights."""
-    network = _published(job)
-    target = job.config.target
-    graph = ImageGraph(network, network.mean, network.std, target.layout, target.dtype).eval()
-    if job.target == "pytorch":
-
-        def run(image: np.ndarray) -> object:
-            torch.set_num_threads(job.config.threads)
-            with torch.inference_mode():
-                return graph(torch.from_numpy(image))
-
-        return run
-    request = replace(job.request, graph=graph, precision="fp32", as_published=True)
-    path = job.request.folder / f"reference{job.file.suffix}"
-    write_target(job.target, request, path)
-    return open_engine(job.target, path, job.config.threads)
+def rounds() -> int:
+    return min(ROUNDS, frame_limit() or ROUNDS)
 
 
-def _published(job: Job) -> DepthNetwork:
-    return build_model(job.model.name, **job.model.options | {"reference": True})
+def camera_image() -> np.ndarray:
+    """What is timed does not depend on what is seen."""
+    return np.random.default_rng(0).integers(0, 256, (*CAMERA, 3), dtype=np.uint8)
+
+
+def time_around(runtime: Runtime) -> dict[str, float]:
+    """Median milliseconds of what comes before and after the engine, for an image of CAMERA's size."""
+    rgb = camera_image()
+    output = runtime.infer(runtime.preprocess(rgb))
+    calls = {
+        "preprocess_ms": partial(runtime.preprocess, rgb),
+        "postprocess_ms": partial(runtime.postprocess, output, CAMERA),
+    }
+    return {name: float(np.median(values)) for name, values in interleave(calls, WARMUP, rounds()).items()}
+
+
+def profile(job: Job, runtime: Runtime) -> None:
+    """Writes layers.csv where the engine gives the times of its layers."""
+    if job.runs_here and job.target in PROFILERS:
+        image = runtime.preprocess(camera_image())
+        write_layers(job.run_dir, layer_times(job.target, job.file, image, rounds(), job.config.threads))
 
 
 def described(job: Job) -> dict[str, Any]:

@@ -49,7 +49,8 @@ class Runtime:
         """The engine alone: what `preprocess` returned -> float32 (1, 1, h, w) at the network's own size."""
         if self._engine is None:
             raise MdeError(f"{self.name}: closed; load it again")
-        return self._engine(image)
+        output = self._engine(image)
+        return output if self.description.output == "inverse_depth" else _inverse(output)
 
     def postprocess(self, output: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """float32 (1, 1, h, w) -> float32 (H, W) at `size`."""
@@ -83,6 +84,8 @@ def load_runtime(path: str | os.PathLike[str], *, engine: str | None = None, thr
     if not any(path.suffix in suffixes for suffixes, _ in ENGINES.values()):
         known = ", ".join(sorted({suffix for suffixes, _ in ENGINES.values() for suffix in suffixes}))
         raise MdeError(f"{path}: not a network that can be run; choose one of {known}")
+    if not path.is_file():
+        raise MdeError(f"{path}: no such file; deploy the network first")
     description = _own_description(path) if path.suffix == ".safetensors" else read_description(path)
     return Runtime(path, description, open_engine(engine or description.engine, path, threads))
 
@@ -95,6 +98,12 @@ def runtime_predictor(runtime: Runtime) -> Predictor:
         return torch.from_numpy(np.asarray(runtime.infer(image), dtype=np.float32))
 
     return predict
+
+
+def _inverse(depth: np.ndarray) -> np.ndarray:
+    """1 / depth; where depth is 0, that of the least depth above."""
+    least = depth[depth > 0].min(initial=np.inf)
+    return 1 / np.maximum(depth, least)
 
 
 def _own_description(path: Path) -> Description:

@@ -1,28 +1,12 @@
 """OpenVINO's intermediate representation (IR)."""
 
-import functools
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
 from mde.atomic_file import atomic_file
 from mde.errors import MdeError
-
-# Merely importing openvino reports the import to its vendor, from a child process that waits on the network, unless a
-# file in the home directory forbids it. Without this package openvino falls back to a stub that sends nothing.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
-import openvino  # noqa: E402
-
-
-@functools.cache
-def core() -> openvino.Core:
-    """The process's only Core. Each one's CPU plugin gives the thread a stack for signal handlers and, when it goes,
-    puts back the one before: two that go in the order they came leave a stack that is no longer mapped, and the next
-    signal that Python handles (a child that ended, Ctrl-C) kills the process.
-    """
-    return openvino.Core()
+from mde.openvino_core import openvino
 
 
 def export_openvino(onnx_path: Path, path: Path, float16: bool = False) -> None:

@@ -190,7 +190,17 @@ def _deployment(record: dict[str, Any]) -> list[str]:
 def show_merged(jobs: list[Job], notes: list[str]) -> None:
     """The table, and a line for each failure, in the terminal."""
     headings, rows = table(jobs)
-    shown = Table(title=caption(jobs), box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    if rows:
+        print_table(headings, rows, caption(jobs))
+    console = Console()
+    options = varying(jobs)
+    for line in [*notes, *(f"failed: {job.label(options)}: {job.problem}" for job in jobs if not job.complete)]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_table(headings: list[str], rows: list[list[str]], title: str) -> None:
+    """In the terminal, with a line of the heading after each comma."""
+    shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
     for heading in headings:
         shown.add_column(heading.replace(", ", "\n"), justify="right", no_wrap=True)
     for row in rows:
@@ -198,11 +208,7 @@ def show_merged(jobs: list[Job], notes: list[str]) -> None:
     console = Console()
     # A log file counts as 80 columns, in which nothing could be read: rather let a narrow terminal wrap.
     console.width = max(console.width, console.measure(shown, options=console.options.update(max_width=1000)).maximum)
-    if rows:
-        console.print(shown)
-    options = varying(jobs)
-    for line in [*notes, *(f"failed: {job.label(options)}: {job.problem}" for job in jobs if not job.complete)]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(shown)
 
 
 def caption(jobs: list[Job]) -> str:

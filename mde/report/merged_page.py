@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -42,10 +43,9 @@ def write_merged(sweep_dir: Path, jobs: list[Job], notes: list[str]) -> Path:
 def plot(jobs: list[Job]) -> bytes:
     """PNG: accuracy against cost with the Pareto front, and accuracy against sparsity; numbers are the table's."""
     points, cost = trade(jobs), cost_of(jobs)
-    front = sorted(point for point, on in zip(points, pareto_front(points), strict=True) if on and point)
     figure = Figure(figsize=(10.5, 4.2), layout="constrained", dpi=100)
     left, right = figure.subplots(1, 2, sharey=True)
-    left.plot(*zip(*front, strict=True), color="0.6", linewidth=1.2, zorder=1, label="Pareto front")
+    draw_front(left, points)
     names = [" ".join(job.overrides.get(key, "-") for key in varying(jobs) if key != "sparsity") for job in jobs]
     series = list(dict.fromkeys(names))
     for number, (job, name, point) in enumerate(zip(jobs, names, points, strict=True), start=1):
@@ -56,7 +56,6 @@ def plot(jobs: list[Job]) -> bytes:
         for axis, x in ((left, point[0]), (right, job.record["model"]["sparsity"])):
             axis.scatter(x, point[1], color=color, s=36, zorder=2, label=label)
             axis.annotate(str(number), (x, point[1]), textcoords="offset points", xytext=(5, 5), fontsize=8)
-    left.scatter(*zip(*front, strict=True), s=110, facecolors="none", edgecolors="0.3", zorder=3)
     left.set_xlabel(cost.label)
     right.set_xlabel("sparsity reached")
     left.set_ylabel(f"delta1 ({dataset_of(jobs)})")
@@ -66,6 +65,14 @@ def plot(jobs: list[Job]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def draw_front(axis: Axes, points: list[tuple[float, float] | None]) -> None:
+    """Rings around the points (cost, accuracy) of the Pareto front, and a line through them."""
+    front = sorted(point for point, on in zip(points, pareto_front(points), strict=True) if on and point)
+    costs, values = zip(*front, strict=True)
+    axis.plot(costs, values, color="0.6", linewidth=1.2, zorder=1, label="Pareto front")
+    axis.scatter(costs, values, s=110, facecolors="none", edgecolors="0.3", zorder=3)
 
 
 def picture_grid(jobs: list[Job]) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mde.atomic_file import atomic_file
 from mde.report.cost import cost_table
+from mde.report.layers import layer_table
 from mde.report.plots import curves
 from mde.report.record import read_record
 
@@ -17,9 +18,10 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 td,th{padding:.25rem .8rem;border-bottom:1px solid #e5e5e5;text-align:right}
-td:first-child,th:first-child,td.text{text-align:left}
+td:first-child,th:first-child,.text{text-align:left}
 p,h1{overflow-wrap:anywhere}tr.baseline td{color:#777}img{max-width:100%}
 pre{background:#f6f6f6;padding:1rem;overflow-x:auto;font-size:13px}
+td.layer{font-size:13px}td.bar{width:16rem}td.bar div{background:#4c78a8;height:.8rem}
 .note{color:#555}.bad{color:#b00020;font-weight:600}
 """
 
@@ -38,7 +40,7 @@ QUALITY = {  # column of metrics.json -> heading with its unit
 
 
 def write_report(run_dir: Path) -> Path:
-    """Writes the page from metrics.json, config.yaml, logs/ and pictures/ and returns its path.
+    """Writes the page from metrics.json, config.yaml, layers.csv, logs/ and pictures/ and returns its path.
 
     The page holds its pictures and styles itself: it opens offline and can be mailed."""
     record = read_record(run_dir)
@@ -49,6 +51,7 @@ def write_report(run_dir: Path) -> Path:
         _section("Size and speed", _cost(record)),
         _section("Deployment", _deployment(record.get("deployment"))),
         _section("Prediction", _prediction(record.get("prediction"))),
+        _section("Slowest layers", layer_table(run_dir, record.get("deployment", {}).get("target", ""))),
         _section("Pictures", _pictures(run_dir)),
         _section("Training", _curves(read_logs(run_dir))),
         _section("Network", _pairs(record["model"])),

@@ -1,7 +1,8 @@
 """Depth as pictures: sheets of image | truth | prediction | error."""
 
 import io
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -36,6 +37,40 @@ def picture_sheet(samples: Sequence[Sample], predict: Callable[[Sample], Tensor]
             axis.set_title(title, fontsize=8)
             axis.set_axis_off()
     return _drawn(figure)
+
+
+def comparison_sheet(samples: Sequence[Sample], predict: Mapping[str, Callable[[Sample], Tensor]], cap: float) -> bytes:
+    """PNG: frames as rows; image, truth and each predictor's prediction as columns, its error and delta1 below.
+
+    Aligned and coloured as in `picture_sheet`.
+    """
+    columns = 2 + len(predict)
+    height, width = samples[0].image.shape[-2:]
+    side = max(1.85, 11 / columns)  # inches
+    rows = 2 * len(samples)
+    figure = Figure(figsize=(side * columns, rows * (side * height / width + 0.2) + 0.4), layout="constrained", dpi=100)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for number, sample in enumerate(samples):
+        upper, lower = axes[2 * number : 2 * number + 2]
+        depth, mask = sample.depth[None], sample.mask[None]
+        for (name, run), above, below in zip(predict.items(), upper[2:], lower[2:], strict=True):
+            prediction = resize_prediction(run(sample), depth.shape[-2:])
+            image, truth, aligned, error = _row(sample, prediction, cap)
+            above.imshow(aligned, aspect="auto")
+            below.imshow(error, aspect="auto")
+            delta1 = depth_metrics(prediction, depth, mask, cap)["delta1"].item()
+            below.set_title(f"error, delta1 {delta1:.3f}", fontsize=8)
+            if number == 0:
+                above.set_title("\n".join(textwrap.wrap(name, 26)), fontsize=8)
+        upper[0].imshow(image, aspect="auto")
+        upper[0].set_title(f"{sample.dataset} {sample.frame}", fontsize=8)
+        upper[1].imshow(truth, aspect="auto")
+        upper[1].set_title("truth", fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def save_predictions(samples: Sequence[Sample], predict: Callable[[Sample], Tensor], cap: float, folder: Path) -> None:

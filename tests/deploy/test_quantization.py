@@ -12,7 +12,7 @@ from mde.deploy.quantization.sensitivity import layer_sensitivity
 from mde.errors import MdeError
 from mde.export import deployable, export_onnx, export_openvino
 from mde.export.layer_names import onnx_layer
-from mde.export.openvino import core, openvino
+from mde.openvino_core import core, openvino
 from tests.deploy.quantization_network import SIZE, calibration_frames, difference, layers, small_graph
 from tests.export import random_network
 

@@ -6,7 +6,7 @@ import torch
 
 from mde.errors import MdeError
 from mde.export import deployable, export_onnx, export_openvino
-from mde.export.openvino import core
+from mde.openvino_core import core
 from tests.export import random_network
 
 torch.set_num_threads(1)

@@ -1,0 +1,187 @@
+"""The page of `deploy.py compare=[...]`: files side by side."""
+
+import base64
+import csv
+import html
+import io
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from mde.atomic_file import atomic_file
+from mde.report.merged import pareto_front, print_table
+from mde.report.merged_page import WIDE, draw_front
+from mde.report.page import STYLE
+
+NARROW = "body{max-width:76rem}.wide td{white-space:nowrap;padding:.25rem .4rem}.wide th{padding:.25rem .4rem}"
+HEADINGS = ["#", "file", "engine", "precision", "input", "file, MB", "delta1", "RMSE", "MAE"]
+HEADINGS += ["p50, ms", "p95, ms", "p99, ms", "frames/s", "memory, MB", "speed-up", "against", "Pareto"]
+
+
+def comparison_table(record: dict[str, Any]) -> list[list[str]]:
+    """A row of texts under HEADINGS for each complete candidate, numbered as they were given."""
+    candidates, dataset = record["candidates"], dataset_of(record)
+    numbers = {candidate["name"]: f"# {number}" for number, candidate in enumerate(candidates, start=1)}
+    rows = []
+    for number, (candidate, on_front) in enumerate(zip(candidates, pareto_front(trade(record)), strict=True), start=1):
+        if candidate["status"] != "complete":
+            continue
+        quality, times = candidate["quality"][dataset], candidate["latency"][candidate["engine"]]
+        model = candidate["model"]
+        row = [str(number), candidate["name"], candidate["engine"], candidate["precision"]]
+        row += [f"{model['input'][0]} x {model['input'][1]}", f"{model['file_bytes'] / 1e6:.1f}"]
+        row += [f"{quality[key]:.3f}" for key in ("delta1", "rmse", "mae")]
+        row += [f"{times[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms")]
+        row += [f"{times['fps']:.1f}", f"{times['peak_rss_mb']:.0f}", f"{times['speedup_vs_reference']:.2f}x"]
+        rows.append([*row, numbers.get(times["baseline"], "published"), "*" if on_front else ""])
+    return rows
+
+
+def dataset_of(record: dict[str, Any]) -> str | None:
+    """The set whose figures stand in the table."""
+    return next((name for candidate in complete(record) for name in candidate["quality"]), None)
+
+
+def complete(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [candidate for candidate in record["candidates"] if candidate["status"] == "complete"]
+
+
+def trade(record: dict[str, Any]) -> list[tuple[float, float] | None]:
+    """(median latency, delta1) of each candidate, None of one that failed."""
+    dataset = dataset_of(record)
+    return [
+        (candidate["latency"][candidate["engine"]]["p50_ms"], candidate["quality"][dataset]["delta1"])
+        if candidate["status"] == "complete"
+        else None
+        for candidate in record["candidates"]
+    ]
+
+
+def notes(record: dict[str, Any]) -> list[str]:
+    """What the table's figures are."""
+    done, dataset = complete(record), dataset_of(record)
+    first = done[0]["latency"][done[0]["engine"]]
+    ramp = record["baselines"]["vertical_ramp"][dataset]["delta1"]
+    names = {candidate["name"] for candidate in done}
+    published = dict.fromkeys(candidate["latency"][candidate["engine"]]["baseline"] for candidate in done)
+    lines = [
+        f"Accuracy on {dataset}, {done[0]['quality'][dataset]['frames']} frames, RMSE and MAE in metres. A vertical "
+        f"ramp, which ignores the image, has delta1 {ramp:.3f}.",
+        f"Latency of one image, {first['threads']} threads, {first['runs']} calls of each in turn in one process. "
+        "Speed-up: the median ratio of the baseline's call to that of the same round. Memory: the most that a process "
+        "holds which only opens and runs the file.",
+        "* marks the Pareto front: no other file has both a higher delta1 and a lower median latency.",
+    ]
+    return lines + [f"Baseline: {baseline}." for baseline in published if baseline not in names]
+
+
+def show_comparison(record: dict[str, Any]) -> None:
+    """The table in the terminal."""
+    if complete(record):
+        print_table(HEADINGS, comparison_table(record), "\n".join(notes(record)))
+
+
+def plot(record: dict[str, Any]) -> bytes:
+    """PNG: delta1 against latency, numbers as in the table."""
+    points = trade(record)
+    figure = Figure(figsize=(10.5, 4.2), layout="constrained", dpi=100)
+    axis = figure.subplots()
+    draw_front(axis, points)
+    for number, (candidate, point) in enumerate(zip(record["candidates"], points, strict=True), start=1):
+        if point is None:
+            continue
+        about = f"{number}  {candidate['name']}, {candidate['engine']}, {candidate['precision']}"
+        axis.scatter(
+            *point, color=f"C{(number - 1) % 10}", s=36, zorder=2, label="\n     ".join(textwrap.wrap(about, 44))
+        )
+        axis.annotate(str(number), point, textcoords="offset points", xytext=(6, 6), fontsize=9)
+    axis.margins(0.12)
+    axis.set_xlabel("median latency (ms, each in its own engine)")
+    axis.set_ylabel(f"delta1 ({dataset_of(record)})")
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right center", fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def write_comparison(run_dir: Path, record: dict[str, Any]) -> Path:
+    """Writes report.html and summary.csv from the record and pictures/, and returns the page's path."""
+    rows = [_flat(candidate) for candidate in record["candidates"]]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    for name, content in (("summary.csv", text.getvalue()), ("report.html", comparison_page(run_dir, record))):
+        with atomic_file(run_dir / name) as file:
+            file.write(content.encode())
+    return run_dir / "report.html"
+
+
+def _flat(candidate: dict[str, Any]) -> dict[str, Any]:
+    row = {key: candidate.get(key, "") for key in ("name", "file", "status", "error", "engine", "precision")}
+    if candidate["status"] == "complete":
+        row |= {f"model/{key}": value for key, value in candidate["model"].items()}
+        for dataset, entry in candidate["quality"].items():
+            row |= {f"{dataset}/{key}": entry[key] for key in ("delta1", "rmse", "mae", "abs_rel")}
+        row |= {f"latency/{key}": value for key, value in candidate["latency"][candidate["engine"]].items()}
+    return row
+
+
+def comparison_page(run_dir: Path, record: dict[str, Any]) -> str:
+    """The page's HTML; it holds its pictures itself."""
+    done, failed = complete(record), [c for c in record["candidates"] if c["status"] != "complete"]
+    style = "bad" if failed else "note"
+    body = f"<h1>Comparison {_text(run_dir.name)}</h1>"
+    body += f"<p class='{style}'>{len(done)} of {len(record['candidates'])} files compared</p>"
+    body += f"<p class='note'>command: {_text(record['environment']['command'])}</p>"
+    if failed:
+        lines = "".join(f"<li>{_text(c['name'])}: <span class='bad'>{_text(c['error'])}</span></li>" for c in failed)
+        body += f"<h2>Failures</h2><ul>{lines}</ul>"
+    if done:
+        body += f"<h2>Results</h2>{_table(HEADINGS, comparison_table(record))}"
+        body += "".join(f"<p class='note'>{_text(note)}</p>" for note in notes(record))
+        body += _other_sets(record)
+        body += f"<h2>Trade</h2>{_image(plot(record), 'delta1 against latency')}"
+        sheets = sorted((run_dir / "pictures").glob("*.png"))
+        body += "<h2>Pictures</h2><p class='note'>Predictions aligned to the truth and on its colour scale. Error: "
+        body += "|ln(prediction / truth)|, dark where nothing is known; a factor 1.25 is half bright.</p>"
+        body += "".join(_image(sheet.read_bytes(), sheet.stem) for sheet in sheets)
+    config = (run_dir / "config.yaml").read_text()
+    about = "\n".join(f"{key}: {value}" for key, value in record["environment"].items())
+    body += f"<h2>Environment</h2><pre>{_text(about)}</pre><h2>Configuration</h2><pre>{_text(config)}</pre>"
+    return (
+        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
+        f"<title>mde: comparison {_text(run_dir.name)}</title><style>{STYLE}{WIDE}{NARROW}</style>"
+        f"<body>{body}</body></html>"
+    )
+
+
+def _other_sets(record: dict[str, Any]) -> str:
+    """The sets beside the table's, three figures each."""
+    done = complete(record)
+    others = list(done[0]["quality"])[1:]
+    if not others:
+        return ""
+    headings = ["file", *(f"{name}, {key}" for name in others for key in ("delta1", "RMSE", "MAE"))]
+    rows = []
+    for entry in done:
+        figures = (entry["quality"][name][key] for name in others for key in ("delta1", "rmse", "mae"))
+        rows.append([entry["name"], *(f"{figure:.3f}" for figure in figures)])
+    return f"<h2>Other sets</h2>{_table(headings, rows)}"
+
+
+def _table(headings: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
+    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
+
+
+def _image(png: bytes, name: str) -> str:
+    return f"<img alt='{_text(name)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))

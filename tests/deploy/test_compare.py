@@ -1,0 +1,130 @@
+"""deploy.py compare=[...], run as a user runs it."""
+
+import csv
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mde.data.folder import FolderFrames, folder_splits
+from mde.deploy.compare import short_names
+from mde.deploy.description import Description, read_description, write_description
+from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
+from mde.deploy.targets import Request, write_target
+from mde.errors import MdeError
+from mde.evaluation import evaluate, evaluation_sets
+from mde.export import ImageGraph, deployable
+from mde.models import save_model
+from mde.report.record import new_record
+from tests.conftest import train_command, write_frames
+from tests.export import random_network
+
+torch.set_num_threads(1)
+SIZE = (64, 64)
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """own/: a deployed network as deploy.py leaves it; foreign/: the same file described as nobody's."""
+    folder = tmp_path_factory.mktemp("deployed")
+    model = random_network()
+    graph = ImageGraph(deployable(model), model.mean, model.std).eval()
+    for place in ("own", "foreign"):
+        (folder / place).mkdir()
+        write_target("onnxruntime", Request(model.name, graph, SIZE, "fp32", folder), folder / place / "model.onnx")
+    save_model(model, folder / "own/model.safetensors", input=list(SIZE))
+    write_description(folder / "foreign/model.onnx", Description("theirs", "openvino", "fp32", SIZE))
+    return folder
+
+
+def compare(*overrides: str, run_dir: Path) -> subprocess.CompletedProcess[str]:
+    command = train_command(*overrides, f"hydra.run.dir={run_dir}", "threads=1", steps=1, script="deploy.py")
+    return subprocess.run(**command, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_files_are_compared_on_one_page_and_one_that_fails_is_named(deployed: Path, tmp_path: Path) -> None:
+    frames, other = write_frames(tmp_path / "frames"), write_frames(tmp_path / "other", size=(32, 64))
+    (tmp_path / "broken.tflite").write_bytes(b"half a file")
+    files = [deployed / "own/model.onnx", deployed / "foreign/model.onnx", tmp_path / "broken.tflite"]
+    run_dir = tmp_path / "run"
+    listed = ",".join(map(str, files))
+    done = compare("data=folder", f"data.root={frames}", f"evaluate=[{other}]", f"compare=[{listed}]", run_dir=run_dir)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "error: compare: 1 of 3 files failed: broken.tflite: " in done.stderr
+    assert "Traceback" not in done.stderr
+    record = json.loads((run_dir / "metrics.json").read_text())
+    assert set(new_record("")) <= set(record)
+    assert record["status"] == "failed"
+    own, foreign, broken = record["candidates"]
+    assert [entry["status"] for entry in record["candidates"]] == ["complete", "complete", "failed"]
+    assert [entry["name"] for entry in record["candidates"]] == [
+        "own/model.onnx",
+        "foreign/model.onnx",
+        "broken.tflite",
+    ]
+    (test, _) = evaluation_sets(folder_splits(frames), [str(other)])
+    expected = evaluate(runtime_predictor(load_runtime(files[0], threads=1)), test, limit=4)
+    for entry in (own, foreign):
+        assert set(entry["quality"]) == {"frames", "other"}
+        assert entry["quality"]["frames"]["delta1"] == pytest.approx(expected["delta1"], abs=1e-3)
+    ours, theirs = own["latency"]["onnxruntime"], foreign["latency"]["openvino"]
+    assert ours["baseline"] == "published graph of midas_small lite0, 64 x 64 nhwc uint8, fp32 in onnxruntime"
+    assert theirs["baseline"] == "own/model.onnx"
+    assert ours["runs"] == theirs["runs"] == 4
+    page = (run_dir / "report.html").read_text()
+    assert page.count("src='data:image/png;base64,") == 2
+    assert "2 of 3 files compared" in page
+    assert "<td># 1</td>" in page
+    with open(run_dir / "summary.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["complete", "complete", "failed"]
+    assert float(rows[0]["other/delta1"]) == own["quality"]["other"]["delta1"]
+    assert rows[2]["error"] == broken["error"]
+    assert f"- {files[0]}" in (run_dir / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ([], "error: nothing to deploy: give checkpoint=PATH, or compare=[FILE,FILE,...]"),
+        (["compare=[a.onnx]", "quantize=int8"], "error: quantize: means nothing to compare="),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(overrides: list[str], line: str, tmp_path: Path) -> None:
+    done = compare(*overrides, run_dir=tmp_path)
+    assert done.returncode == 2
+    (last,) = [text for text in done.stderr.splitlines() if text.startswith("error:")]
+    assert last.startswith(line)
+
+
+def test_files_are_named_by_as_many_folders_as_tell_them_apart() -> None:
+    assert short_names(["/a/b/x.onnx", "/a/c/y.onnx"]) == ["x.onnx", "y.onnx"]
+    assert short_names(["/a/b/x.onnx", "/a/c/x.onnx", "/z.onnx"]) == ["b/x.onnx", "c/x.onnx", "z.onnx"]
+    with pytest.raises(MdeError, match=r"/a/\.\./a/x\.onnx is given twice"):
+        short_names(["/a/../a/x.onnx", "/a/x.onnx"])
+
+
+def test_depth_of_a_network_of_others_becomes_inverse_depth(tmp_path: Path) -> None:
+    frames = FolderFrames(write_frames(tmp_path / "frames"))
+    depth = np.array([[[[0.0, 0.5], [2.0, 4.0]]]], np.float32)
+    description = Description("theirs", "litert", "int8", (2, 2), output="depth")
+    runtime = Runtime(tmp_path / "model.tflite", description, lambda image: depth)
+    found = runtime.infer(runtime.preprocess(frames[0].image.permute(1, 2, 0).numpy()))
+    np.testing.assert_allclose(found[0, 0], [[2, 2], [0.5, 0.25]])
+
+
+def test_a_description_says_what_comes_out_and_old_ones_mean_inverse_depth(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"a file")
+    write_description(path, Description("theirs", "onnxruntime", "fp32", (2, 2), output="depth"))
+    assert read_description(path).output == "depth"
+    content = json.loads((tmp_path / "model.onnx.json").read_text())
+    (tmp_path / "model.onnx.json").write_text(json.dumps(content | {"output": "disparity"}))
+    with pytest.raises(MdeError, match="output 'disparity'"):
+        read_description(path)
+    del content["output"]
+    (tmp_path / "model.onnx.json").write_text(json.dumps(content))
+    assert read_description(path).output == "inverse_depth"
