@@ -23,6 +23,9 @@ demo: install
 	    hydra.run.dir=outputs/demo/prune
 	$(PY) deploy.py -m checkpoint=outputs/demo/prune/model.safetensors target=onnxruntime,openvino,tensorrt \
 	    quantize=int8 hydra.sweep.dir=outputs/demo/deploy
+	$(PY) deploy.py "compare=[outputs/demo/train/model.safetensors,outputs/demo/prune/model.safetensors,$$(echo \
+	    outputs/demo/deploy/*target-onnxruntime*/model.onnx),$$(echo outputs/demo/deploy/*target-openvino*/model.xml)]" \
+	    hydra.run.dir=outputs/demo
 
 test: install
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal

@@ -4,9 +4,11 @@ import base64
 import csv
 import html
 import io
+import os
 import textwrap
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
@@ -149,6 +151,7 @@ def comparison_page(run_dir: Path, record: dict[str, Any]) -> str:
         body += "<h2>Pictures</h2><p class='note'>Predictions aligned to the truth and on its colour scale. Error: "
         body += "|ln(prediction / truth)|, dark where nothing is known; a factor 1.25 is half bright.</p>"
         body += "".join(_image(sheet.read_bytes(), sheet.stem) for sheet in sheets)
+        body += _origins(run_dir, record)
     config = (run_dir / "config.yaml").read_text()
     about = "\n".join(f"{key}: {value}" for key, value in record["environment"].items())
     body += f"<h2>Environment</h2><pre>{_text(about)}</pre><h2>Configuration</h2><pre>{_text(config)}</pre>"
@@ -157,6 +160,17 @@ def comparison_page(run_dir: Path, record: dict[str, Any]) -> str:
         f"<title>mde: comparison {_text(run_dir.name)}</title><style>{STYLE}{WIDE}{NARROW}</style>"
         f"<body>{body}</body></html>"
     )
+
+
+def _origins(run_dir: Path, record: dict[str, Any]) -> str:
+    """Links to the reports of the runs that made the files, where they are."""
+    links = []
+    for candidate in complete(record):
+        report = Path(candidate["file"]).with_name("report.html")
+        if report.exists():
+            address = quote(os.path.relpath(report.resolve(), run_dir.resolve()))
+            links.append(f"<li><a href='{address}'>{_text(candidate['name'])}</a></li>")
+    return f"<h2>How they were made</h2><ul>{''.join(links)}</ul>" if links else ""
 
 
 def _other_sets(record: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / place).mkdir()
         write_target("onnxruntime", Request(model.name, graph, SIZE, "fp32", folder), folder / place / "model.onnx")
     save_model(model, folder / "own/model.safetensors", input=list(SIZE))
+    (folder / "own/report.html").write_text("how it was made")
     write_description(folder / "foreign/model.onnx", Description("theirs", "openvino", "fp32", SIZE))
     return folder
 
@@ -77,6 +79,8 @@ def test_files_are_compared_on_one_page_and_one_that_fails_is_named(deployed: Pa
     page = (run_dir / "report.html").read_text()
     assert page.count("src='data:image/png;base64,") == 2
     assert "2 of 3 files compared" in page
+    (link,) = re.findall(r"href='(.*?)'", page)  # the other file's run left no report
+    assert (run_dir / link).resolve() == (deployed / "own/report.html").resolve()
     assert "<td># 1</td>" in page
     with open(run_dir / "summary.csv", newline="") as file:
         rows = list(csv.DictReader(file))
