@@ -54,9 +54,9 @@ def engine_version(engine: str) -> str:
     return version({"pytorch": "torch", "litert": "ai-edge-litert"}.get(engine, engine))
 
 
-def _open_pytorch(path: Path, threads: int) -> Engine:
-    model = load_model(path)
-    graph = ImageGraph(deployable(model), model.mean, model.std).eval()
+def graph_engine(graph: ImageGraph, threads: int) -> Engine:
+    """`graph`, in PyTorch on the CPU, as an engine that is opened already."""
+    graph.eval()
 
     def run(image: np.ndarray) -> np.ndarray:
         torch.set_num_threads(threads)  # of the whole process, hence set anew at each call
@@ -64,6 +64,11 @@ def _open_pytorch(path: Path, threads: int) -> Engine:
             return graph(torch.from_numpy(image)).numpy()
 
     return run
+
+
+def _open_pytorch(path: Path, threads: int) -> Engine:
+    model = load_model(path)
+    return graph_engine(ImageGraph(deployable(model), model.mean, model.std), threads)
 
 
 def _open_onnxruntime(path: Path, threads: int) -> Engine:

@@ -20,12 +20,13 @@ from mde.data.sample import Frames, Splits
 from mde.data.transforms import normalise, resize_image
 from mde.deploy.bundle import check_device, write_bundle
 from mde.deploy.description import description_file, write_description
-from mde.deploy.parity import Parity, check_parity, measure_parity
+from mde.deploy.parity import Parity, check_parity, check_rounding, measure_parity
+from mde.deploy.quantization.fake import SCALES, load_fake_quantized, read_scales
 from mde.deploy.quantization.gate import Gated, quantize_within
 from mde.deploy.quantization.sensitivity import layer_sensitivity
 from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
-from mde.deploy.targets import PRECISIONS, TARGETS, Request, typed_onnx, write_target
-from mde.engines import engine_version, open_engine
+from mde.deploy.targets import PRECISIONS, TARGETS, Request, check_target, typed_onnx, write_target
+from mde.engines import engine_version, graph_engine, open_engine
 from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, frame_limit, ramp_predictor, spread
 from mde.export import ImageGraph, deployable
@@ -49,6 +50,7 @@ class Job:
     run_dir: Path
     model: DepthNetwork
     network: Runtime  # in PyTorch, FP32
+    expected: Runtime  # in PyTorch, what the file should compute: `network`, or its fake-quantized form (quantize=qat)
     splits: Splits
     request: Request
 
@@ -77,6 +79,7 @@ def deploy(config: DictConfig) -> Path:
         raise MdeError(f"target.name={config.target.name}: unknown; choose from {', '.join(TARGETS)}")
     if config.quantize.kind not in PRECISIONS:
         raise MdeError(f"quantize.kind={config.quantize.kind}: unknown; choose from {', '.join(PRECISIONS)}")
+    check_target(config.target.name, PRECISIONS[config.quantize.kind])
     if config.bundle:
         check_device(config.device, PRECISIONS[config.quantize.kind])
     with tempfile.TemporaryDirectory() as temporary:
@@ -107,8 +110,11 @@ def carry_out(job: Job, record: dict[str, Any]) -> None:
     evaluated = evaluation_sets(job.splits, config.evaluate)
     say(f"{job.target}, {job.request.precision}, {job.request.size[0]} x {job.request.size[1]}")
     runtime, gated = build(job)
-    parity = measure_parity(runtime, job.network, evaluated[0], config.parity_frames)
-    check_parity(parity, runtime, job.network, evaluated[0], run_dir / "pictures")
+    parity = measure_parity(runtime, job.expected, evaluated[0], config.parity_frames)
+    check_parity(parity, runtime, job.expected, evaluated[0], run_dir / "pictures")
+    if job.request.scales:
+        moved = measure_parity(job.network, job.expected, evaluated[0], config.parity_frames)
+        check_rounding(parity, moved, runtime, job.expected, evaluated[0], run_dir / "pictures")
     quality(job, runtime, record, evaluated)
     record["model"]["file_bytes"] = sum(path.stat().st_size for path in files_of(job.file))
     record["deployment"] = deployment(job, runtime, parity, gated)
@@ -130,8 +136,13 @@ def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
     config.size = list(size)  # synthetic frames are rendered at it
     model = build_model(config.model.name, weights=config.checkpoint, encoder=config.model.encoder)
     splits: Splits = instantiate(config.data)
-    save_model(model, run_dir / "model.safetensors", parent=config.checkpoint, input=list(size))
-    network = load_runtime(run_dir / "model.safetensors", threads=config.threads)
+    scales = read_scales(Path(config.checkpoint)) if config.quantize.kind == "qat" else None
+    file, about = run_dir / "model.safetensors", {SCALES: scales} if scales else {}
+    save_model(model, file, parent=config.checkpoint, input=list(size), **about)
+    network = expected = load_runtime(file, threads=config.threads)
+    if scales:
+        graph = ImageGraph(deployable(load_fake_quantized(file)), model.mean, model.std)
+        expected = Runtime(file, network.description, graph_engine(graph, config.threads))
     target = config.target
     request = Request(
         model.name,
@@ -140,11 +151,12 @@ def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
         PRECISIONS[config.quantize.kind],
         folder,
         opset=target.opset,
+        scales=scales,
         library=target.library,
     )
-    if request.precision == "int8":
+    if request.precision == "int8" and not scales:
         request = replace(request, calibration=calibration(network, splits, config.quantize.frames))
-    return Job(config, run_dir, model, network, splits, request)
+    return Job(config, run_dir, model, network, expected, splits, request)
 
 
 def calibration(network: Runtime, splits: Splits, count: int) -> list[np.ndarray]:
@@ -159,8 +171,8 @@ def calibration(network: Runtime, splits: Splits, count: int) -> list[np.ndarray
 
 
 def build(job: Job) -> tuple[Runtime, Gated[Runtime] | None]:
-    """The target's file, described, and opened; for INT8 with as many layers in INT8 as accuracy allows."""
-    if job.request.precision != "int8":
+    """The target's file, described, and opened; INT8 that was not trained with as many layers as accuracy allows."""
+    if job.request.precision != "int8" or job.request.scales:
         return _written(job, ()), None
     validation, config = job.splits.validation, job.config.quantize
     limit = min(config.gate_frames, frame_limit() or config.gate_frames)
@@ -232,6 +244,8 @@ def deployment(job: Job, runtime: Runtime, parity: Parity, gated: Gated[Runtime]
         entry["library"] = f"{built['library']} {built['library_version']}"
         if built["library"] == "tensorrt_rtx":
             entry["library"] += "; an RTX engine does not run on a Jetson, where the bundle builds its own"
+    if job.request.scales:
+        entry["trained_scales"] = len(job.request.scales)
     if gated is not None:
         entry["quantization"] = {
             "calibration_frames": len(job.request.calibration),
@@ -274,13 +288,7 @@ def _reference(job: Job) -> Callable[[np.ndarray], object]:
     target = job.config.target
     graph = ImageGraph(network, network.mean, network.std, target.layout, target.dtype).eval()
     if job.target == "pytorch":
-
-        def run(image: np.ndarray) -> object:
-            torch.set_num_threads(job.config.threads)
-            with torch.inference_mode():
-                return graph(torch.from_numpy(image))
-
-        return run
+        return graph_engine(graph, job.config.threads)
     request = replace(job.request, graph=graph, precision="fp32", as_published=True)
     path = job.request.folder / f"reference{job.file.suffix}"
     write_target(job.target, request, path)

@@ -14,6 +14,7 @@ from mde.models import build_model, load_model
 from mde.pruning.pruner import DENSE
 from mde.report.page import write_report
 from mde.report.record import read_record, write_record
+from mde.training.quantization import FLOAT
 
 TOGETHER = 8  # jobs whose networks are held in memory at once
 
@@ -61,6 +62,6 @@ def _measure_group(name: str, encoder: str, size: tuple[int, int], run_dirs: lis
 
 
 def _networks(run_dir: Path) -> list[Path]:
-    """The run's network, and what it was before pruning where the record speaks of that."""
-    pruned = "before" in read_record(run_dir)
-    return [run_dir / "model.safetensors", *([run_dir / DENSE] if pruned else [])]
+    """The run's network, and what it was before pruning or quantization where the record speaks of that."""
+    before = [run_dir / name for name in (DENSE, FLOAT)] if "before" in read_record(run_dir) else []
+    return [run_dir / "model.safetensors", *(path for path in before if path.exists())]

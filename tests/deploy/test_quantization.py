@@ -9,11 +9,12 @@ from onnx import numpy_helper
 from torch import nn
 
 from mde.deploy.quantization.calibration import check_calibration
+from mde.deploy.quantization.fake import fake_quantize_weight
 from mde.deploy.quantization.gate import quantize_within
 from mde.deploy.quantization.layer_names import convolutions_of, is_onnx_layer, is_tflite_layer, onnx_layer
 from mde.deploy.quantization.onnx_file import check_symmetric, dynamic_onnx, half_onnx, quantize_onnx
 from mde.deploy.quantization.openvino_file import half_openvino, quantize_openvino
-from mde.deploy.quantization.sensitivity import fake_quantize_activation, fake_quantize_weight, layer_sensitivity
+from mde.deploy.quantization.sensitivity import fake_quantize_activation, layer_sensitivity
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable, export_onnx, export_openvino
 from mde.export.openvino import core, openvino
