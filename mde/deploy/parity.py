@@ -18,7 +18,8 @@ LIMITS = {"fp32": 1e-3, "fp16": 1e-2}
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest and the mean difference from a network in PyTorch as shares of each frame's output range, over `frames` frames."""
+    """The largest and the mean difference from a network in PyTorch, as shares of each frame's output range, over
+    `frames` frames."""
 
     largest: float
     mean: float
@@ -57,8 +58,8 @@ def check_parity(parity: Parity, runtime: Runtime, network: Runtime, frames: Fra
 def check_rounding(
     parity: Parity, moved: Parity, runtime: Runtime, network: Runtime, frames: Frames, pictures: Path
 ) -> None:
-    """MdeError unless `runtime` is nearer to `network`, which is fake-quantized, than the float network is (`moved`), on
-    average; the worst frame is drawn, by both, to `pictures`.
+    """MdeError unless `runtime` is nearer to `network`, which is fake-quantized, than the float network is (`moved`),
+    on average; the worst frame is drawn, by both, to `pictures`.
 
     No fixed limit: rounding makes a whole step of a sum that differs in its last bit, and each step moves other values
     across their own edges, so that after dozens of layers two engines round partly at random. Their distance then is a
