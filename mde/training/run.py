@@ -164,7 +164,10 @@ def finish(
     about = {key: record["model"][key] for key in ("input", "trained_on", "steps")}
     save_model(model.cpu(), path, parent=config.weights, **about, **(compression.metadata() if compression else {}))
     model = load_model(path)  # what is evaluated is what was saved
-    evaluable = load_fake_quantized(path) if config.quantize.kind == "qat" else model
+    evaluable = model
+    if config.quantize.kind == "qat":
+        evaluable = load_fake_quantized(path)
+        record["notes"].append("Accuracy is that in INT8, computed by the fake-quantized network; before: in float.")
     record["model"] |= describe_model(model, size, path)
     if compression:
         dense = load_model(compression.dense_file)
