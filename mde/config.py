@@ -149,6 +149,16 @@ class RecoveryConfig:
 
 
 @dataclass
+class QuantizeConfig:
+    """Precision of the deployed network; train.py takes none and qat."""
+
+    kind: str = "none"  # none | float16 | int8 | dynamic | qat
+    frames: int = 64  # training frames that int8 and qat are calibrated on
+    max_drop: float = 0.01  # of delta1; int8 leaves the most sensitive layers in float until it holds
+    gate_frames: int = 64  # validation frames on which that is decided
+
+
+@dataclass
 class SweepConfig:
     """Multiruns: `-m`."""
 
@@ -169,6 +179,7 @@ class TrainConfig:
     importance: ImportanceConfig = field(default_factory=ImportanceConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
+    quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     sparsity: float | None = None  # share of the parameters that pruning removes or zeroes
     weights: str = "imagenet"  # none | midas | imagenet | PATH
@@ -198,16 +209,6 @@ class TargetConfig:
     layout: str = "nhwc"  # of the image: nhwc | nchw
     dtype: str = "uint8"  # of the image: uint8 | float32, for TensorRT before 8.5
     library: str = "auto"  # of target=tensorrt: auto | tensorrt | tensorrt_rtx
-
-
-@dataclass
-class QuantizeConfig:
-    """Precision of the deployed network."""
-
-    kind: str = "none"  # none | float16 | int8 | dynamic
-    frames: int = 64  # training frames that int8 is calibrated on
-    max_drop: float = 0.01  # of delta1; int8 leaves the most sensitive layers in float until it holds
-    gate_frames: int = 64  # validation frames on which that is decided
 
 
 @dataclass

@@ -59,6 +59,20 @@ def engine_version(engine: str) -> str:
     return version({"pytorch": "torch", "litert": "ai-edge-litert"}.get(engine, engine))
 
 
+def graph_engine(graph: "nn.Module", threads: int) -> Engine:
+    """`graph`, which takes images, in PyTorch on the CPU, as an engine that is opened already."""
+    import torch
+
+    graph.eval()
+
+    def run(image: np.ndarray) -> np.ndarray:
+        torch.set_num_threads(threads)  # of the whole process, hence set anew at each call
+        with torch.inference_mode():
+            return graph(torch.from_numpy(image)).numpy()
+
+    return run
+
+
 def pytorch_graph(path: Path) -> "nn.Module":
     """An own .safetensors file as a graph that takes uint8 (1, H, W, 3)."""
     from mde.export import ImageGraph, deployable
@@ -108,16 +122,7 @@ def tensorrt_engine(path: Path) -> TensorRtEngine:
 
 
 def _open_pytorch(path: Path, threads: int) -> Engine:
-    import torch
-
-    graph = pytorch_graph(path)
-
-    def run(image: np.ndarray) -> np.ndarray:
-        torch.set_num_threads(threads)  # of the whole process, hence set anew at each call
-        with torch.inference_mode():
-            return graph(torch.from_numpy(image)).numpy()
-
-    return run
+    return graph_engine(pytorch_graph(path), threads)
 
 
 def _open_onnxruntime(path: Path, threads: int) -> Engine:

@@ -4,11 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
-
 from mde.deploy.targets import TARGETS, Request, write_target
-from mde.engines import Engine, open_engine
+from mde.engines import Engine, graph_engine, open_engine
 from mde.export import ImageGraph
 from mde.models import build_model
 
@@ -22,17 +19,8 @@ def published_graph(name: str, options: Mapping[str, Any], layout: str = "nhwc",
 def open_published(target: str, request: Request, threads: int) -> Engine:
     """`request.graph`, a published graph, in the engine of `target`; its file is left in the request's folder."""
     if target == "pytorch":
-        return _in_pytorch(request.graph, threads)
+        return graph_engine(request.graph, threads)
     request = replace(request, precision="fp32", as_published=True)
     path = request.folder / f"reference{TARGETS[target][0]}"
     write_target(target, request, path)
     return open_engine(target, path, threads)
-
-
-def _in_pytorch(graph: ImageGraph, threads: int) -> Engine:
-    def run(image: np.ndarray) -> np.ndarray:
-        torch.set_num_threads(threads)
-        with torch.inference_mode():
-            return graph(torch.from_numpy(image)).numpy()
-
-    return run

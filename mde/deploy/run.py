@@ -22,14 +22,15 @@ from mde.data.transforms import normalise, resize_image
 from mde.deploy.board import estimated, measured, read_profile
 from mde.deploy.bundle import board_graph, check_device, write_bundle
 from mde.deploy.description import description_file, graph_hash, write_description
-from mde.deploy.parity import Parity, check_parity, measure_parity
+from mde.deploy.parity import Parity, check_parity, check_rounding, measure_parity
+from mde.deploy.quantization.fake import load_fake_quantized, read_scales
 from mde.deploy.quantization.gate import Gated, quantize_within
 from mde.deploy.quantization.sensitivity import layer_sensitivity
 from mde.deploy.reference import open_published, published_graph
 from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
 from mde.deploy.targets import PRECISIONS, TARGETS, Request, typed_onnx, write_target
 from mde.engine_memory import peak_memory
-from mde.engines import engine_version
+from mde.engines import engine_version, graph_engine
 from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, frame_limit, ramp_predictor, spread
 from mde.export import ImageGraph, deployable
@@ -56,6 +57,7 @@ class Job:
     run_dir: Path
     model: DepthNetwork
     network: Runtime  # in PyTorch, FP32
+    expected: Runtime  # in PyTorch, what the file should compute: `network`, or its fake-quantized form (quantize=qat)
     splits: Splits
     request: Request
 
@@ -132,8 +134,11 @@ def carry_out(job: Job, record: dict[str, Any]) -> None:
     evaluated = evaluation_sets(job.splits, config.evaluate)
     say(f"{job.target}, {job.request.precision}, {job.request.size[0]} x {job.request.size[1]}")
     runtime, gated = build(job)
-    parity = measure_parity(runtime, job.network, evaluated[0], config.parity_frames)
-    check_parity(parity, runtime, job.network, evaluated[0], run_dir / "pictures")
+    parity = measure_parity(runtime, job.expected, evaluated[0], config.parity_frames)
+    check_parity(parity, runtime, job.expected, evaluated[0], run_dir / "pictures")
+    if job.request.scales:
+        moved = measure_parity(job.network, job.expected, evaluated[0], config.parity_frames)
+        check_rounding(parity, moved, runtime, job.expected, evaluated[0], run_dir / "pictures")
     quality(job, runtime, record, evaluated)
     record["model"]["file_bytes"] = sum(path.stat().st_size for path in files_of(job.file))
     record["deployment"] = deployment(job, runtime, parity, gated)
@@ -167,9 +172,13 @@ def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
     config.size = list(size)  # synthetic frames are rendered at it
     model = build_model(config.model.name, weights=config.checkpoint, encoder=config.model.encoder)
     splits: Splits = instantiate(config.data)
-    about = provenance(config.checkpoint) | {"parent": config.checkpoint, "input": list(size)}
-    save_model(model, run_dir / "model.safetensors", **about)
-    network = load_runtime(run_dir / "model.safetensors", threads=config.threads)
+    scales = read_scales(Path(config.checkpoint)) if config.quantize.kind == "qat" else None
+    file, about = run_dir / "model.safetensors", provenance(config.checkpoint)
+    save_model(model, file, **about | {"parent": config.checkpoint, "input": list(size)})
+    network = expected = load_runtime(file, threads=config.threads)
+    if scales:
+        graph = ImageGraph(deployable(load_fake_quantized(file)), model.mean, model.std)
+        expected = Runtime(file, network.description, graph_engine(graph, config.threads))
     target = config.target
     request = Request(
         model.name,
@@ -178,11 +187,12 @@ def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
         PRECISIONS[config.quantize.kind],
         folder,
         opset=target.opset,
+        scales=scales,
         library=target.library,
     )
-    if request.precision == "int8":
+    if request.precision == "int8" and not scales:
         request = replace(request, calibration=calibration(network, splits, config.quantize.frames))
-    return Job(config, run_dir, model, network, splits, request)
+    return Job(config, run_dir, model, network, expected, splits, request)
 
 
 def calibration(network: Runtime, splits: Splits, count: int) -> list[np.ndarray]:
@@ -197,8 +207,8 @@ def calibration(network: Runtime, splits: Splits, count: int) -> list[np.ndarray
 
 
 def build(job: Job) -> tuple[Runtime, Gated[Runtime] | None]:
-    """The target's file, described, and opened; for INT8 with as many layers in INT8 as accuracy allows."""
-    if job.request.precision != "int8":
+    """The target's file, described, and opened; INT8 that was not trained with as many layers as accuracy allows."""
+    if job.request.precision != "int8" or job.request.scales:
         return _written(job, ()), None
     validation, config = job.splits.validation, job.config.quantize
     limit = min(config.gate_frames, frame_limit() or config.gate_frames)
@@ -269,6 +279,8 @@ def deployment(job: Job, runtime: Runtime, parity: Parity, gated: Gated[Runtime]
         entry["library"] = library(job)
         if entry["library"].startswith("tensorrt_rtx"):
             entry["library"] += "; an RTX engine does not run on a Jetson, where the bundle builds its own"
+    if job.request.scales:
+        entry["trained_scales"] = len(job.request.scales)
     if gated is not None:
         entry["quantization"] = {
             "calibration_frames": len(job.request.calibration),

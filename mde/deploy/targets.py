@@ -1,20 +1,21 @@
 """From a network to the file that each target runs, in each precision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mde.deploy.description import Description, write_description
-from mde.deploy.quantization.onnx_file import check_symmetric, dynamic_onnx, half_onnx, quantize_onnx
+from mde.deploy.quantization.onnx_file import dynamic_onnx, fake_quantized_onnx, half_onnx, quantize_onnx
 from mde.deploy.quantization.tflite_file import half_tflite, quantize_tflite
 from mde.errors import MdeError
 from mde.export import ImageGraph, export_onnx, export_openvino
 from mde.export.tflite import export_tflite
 from mde.jetson.builder import BuildError, cached_engine, load_tensorrt
 
-PRECISIONS = {"none": "fp32", "float16": "fp16", "int8": "int8", "dynamic": "dynamic"}  # of each quantize.kind
+# Of each quantize.kind.
+PRECISIONS = {"none": "fp32", "float16": "fp16", "int8": "int8", "dynamic": "dynamic", "qat": "int8"}
 ENGINE_CACHE = Path("~/.cache/mde/engines").expanduser()
 
 
@@ -26,6 +27,7 @@ class Request:
     precision    fp32, fp16, int8 or dynamic
     calibration  images of its size, uint8 (1, H, W, 3), for int8
     exclude      layers that int8 leaves in float
+    scales       of the inputs of convolutions, where int8 was trained (quantize=qat): nothing is calibrated
     opset        of ONNX
     library      of TensorRT: auto, tensorrt or tensorrt_rtx
     folder       for files on the way
@@ -38,6 +40,7 @@ class Request:
     folder: Path
     calibration: Sequence[np.ndarray] = ()
     exclude: Sequence[str] = ()
+    scales: Mapping[str, float] | None = None
     opset: int = 17
     library: str = "auto"
     as_published: bool = False
@@ -56,13 +59,17 @@ def write_target(target: str, request: Request, path: Path) -> None:
 
     MdeError when the target has no such precision or is not installed, and what the exporters refuse.
     """
-    writers = TARGETS.get(target)
-    if writers is None or request.precision not in writers[1]:
-        offered = ", ".join(name for name, (_, known) in TARGETS.items() if request.precision in known)
-        raise MdeError(f"target={target}: computes nothing in {request.precision}; choose one of {offered}")
-    writers[1][request.precision](request, path)
+    check_target(target, request.precision)
+    TARGETS[target][1][request.precision](request, path)
     if target != "tensorrt":  # whose builder describes what it built itself
         write_description(path, request.describe(target))
+
+
+def check_target(target: str, precision: str) -> None:
+    """MdeError when `target` is unknown or computes nothing in `precision`."""
+    if target not in TARGETS or precision not in TARGETS[target][1]:
+        offered = ", ".join(name for name, (_, known) in TARGETS.items() if precision in known)
+        raise MdeError(f"target={target}: computes nothing in {precision}; choose one of {offered}")
 
 
 def float_onnx(request: Request) -> Path:
@@ -81,9 +88,10 @@ def typed_onnx(request: Request) -> Path:
     path = request.folder / f"{request.precision}.onnx"
     if request.precision == "fp16":
         half_onnx(source, path)
+    elif request.scales is not None:
+        fake_quantized_onnx(source, path, request.scales)
     else:
         quantize_onnx(source, path, request.inputs(), symmetric=True, exclude=request.exclude)
-        check_symmetric(path)
     return path
 
 
@@ -92,13 +100,19 @@ def _onnx_fp32(request: Request, path: Path) -> None:
 
 
 def _onnx_int8(request: Request, path: Path) -> None:
-    quantize_onnx(float_onnx(request), path, request.inputs(), exclude=request.exclude)
+    if request.scales is not None:
+        path.write_bytes(typed_onnx(request).read_bytes())
+    else:
+        quantize_onnx(float_onnx(request), path, request.inputs(), exclude=request.exclude)
 
 
 def _openvino_int8(request: Request, path: Path) -> None:
-    # The kernels are fastest with the quantization that ONNX Runtime likes, which NNCF's own does not surpass.
-    quantized = request.folder / "unsigned.onnx"
-    _onnx_int8(request, quantized)
+    if request.scales is not None:
+        quantized = typed_onnx(request)
+    else:
+        # The kernels are fastest with the quantization that ONNX Runtime likes, which NNCF's own does not surpass.
+        quantized = request.folder / "unsigned.onnx"
+        _onnx_int8(request, quantized)
     export_openvino(quantized, path)
 
 
@@ -114,6 +128,8 @@ def _tflite_fp32(request: Request, path: Path) -> None:
 
 
 def _tflite_int8(request: Request, path: Path) -> None:
+    if request.scales is not None:
+        raise MdeError("target=litert: not with quantize=qat; choose one of onnxruntime, openvino, tensorrt")
     quantize_tflite(_float_tflite(request), path, request.inputs(), request.exclude)
 
 

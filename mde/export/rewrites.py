@@ -22,12 +22,35 @@ def deployable(model: DepthNetwork) -> nn.Module:
             module.reference = False
     for norm_name, conv in normalised_convolutions(rewritten).items():
         norm: Any = rewritten.get_submodule(norm_name)
-        conv.weight, conv.bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )
+        conv.weight, conv.bias = _fused(conv, norm)
         # timm's BatchNormAct2d carries the activation that follows it.
         rewritten.set_submodule(norm_name, getattr(norm, "act", nn.Identity()))
     return rewritten
+
+
+@torch.no_grad()
+def fold_batchnorm(model: DepthNetwork) -> None:
+    """Folds every BatchNorm into the convolution before it, in place, and leaves it there as the addition of a bias:
+    class, names and file of the network stay. For a network in eval mode, whose BatchNorm is not trained any more.
+    """
+    for norm_name, conv in normalised_convolutions(model).items():
+        norm: Any = model.get_submodule(norm_name)
+        weight, bias = _fused(conv, norm)
+        conv.weight.copy_(weight)
+        if conv.bias is not None:
+            conv.bias.zero_()
+        norm.bias.copy_(bias)
+        norm.weight.fill_(1)
+        norm.running_mean.zero_()
+        # In float32 the sum with eps is 1 again, exactly: what is folded twice has the same weights to the last bit.
+        norm.running_var.fill_(1 - norm.eps)
+
+
+def _fused(conv: nn.Conv2d, norm: Any) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weight and bias of the convolution that computes both."""
+    return fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
 
 
 def normalised_convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:

@@ -1,4 +1,4 @@
-"""What a network costs beside what it was before pruning and beside the published graph."""
+"""What a network costs beside what it was before (pruning, quantization) and beside the published graph."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from typing import Any
 def cost_table(record: dict[str, Any]) -> list[list[str]]:
     """Rows of text, the first one the headings: parameters, multiply-adds, file size, latency.
 
-    The published graph has a latency only; a network that was not pruned has nothing before it.
+    The published graph has a latency only; a network that was not changed has nothing before it.
     """
     networks = {"published graph": {"latency": record.get("reference_latency", {})}} if record["latency"] else {}
-    networks |= {"before pruning": record["before"]} if "before" in record else {}
+    networks |= {"before": record["before"]} if "before" in record else {}
     networks |= {record["model"]["name"]: record}
     rows = [["", *networks]]
     for heading, key, unit, digits in (

@@ -74,7 +74,7 @@ def quality_table(record: dict[str, Any]) -> str:
     for dataset, entry in record["quality"].items():
         rows.append(_row(f"{dataset}", entry, ""))
         if "before" in record:
-            rows.append(_row(f"{dataset}: before pruning", record["before"]["quality"][dataset], ""))
+            rows.append(_row(f"{dataset}: before", record["before"]["quality"][dataset], ""))
         for name, baselines in record.get("baselines", {}).items():
             if dataset in baselines:
                 rows.append(_row(f"{dataset}: {name.replace('_', ' ')}", baselines[dataset], " class='baseline'"))
@@ -149,6 +149,9 @@ def _deployment(entry: dict[str, Any] | None) -> str:
         "parity": f"at most {parity['largest']:.2g}, on average {parity['mean']:.2g} of the output's range "
         f"from PyTorch, {parity['frames']} frames of {parity['data']}, in {parity['engine']}",
     }
+    if "trained_scales" in entry:
+        lines["quantization"] = f"as trained (quantize=qat), {entry['trained_scales']} convolutions in INT8"
+        lines["parity"] += ", where it is fake-quantized"
     if quantized:
         lines["calibration"] = f"{quantized['calibration_frames']} training frames"
         lines["gate"] = (

@@ -25,14 +25,14 @@ def show_quality(record: dict[str, Any]) -> None:
         table.add_row(dataset, record["model"]["name"], *(_cell(entry[column]) for column in columns))
         if "before" in record:
             before = record["before"]["quality"][dataset]
-            table.add_row("", "before pruning", *(_cell(before[column]) for column in columns))
+            table.add_row("", "before", *(_cell(before[column]) for column in columns))
         for name, baseline in record.get("baselines", {}).items():
             table.add_row("", name.replace("_", " "), *(_cell(baseline[dataset][column]) for column in columns))
     _console.print(table)
 
 
 def show_cost(record: dict[str, Any]) -> None:
-    """Size and speed of the published graph, of the network before pruning, and of the network."""
+    """Size and speed of the published graph, of the network before, and of the network."""
     head, *rows = cost_table(record)
     table = Table(*head)
     for row in rows:

@@ -17,6 +17,7 @@ from mde.pruning.pruner import DENSE
 from mde.report.page import write_report
 from mde.report.record import read_record, write_record
 from mde.report.wandb_results import log_latency
+from mde.training.quantization import FLOAT
 from mde.training.trainer import wandb_logger
 
 TOGETHER = 8  # jobs whose networks are held in memory at once
@@ -76,6 +77,6 @@ def _log(run_dir: Path, record: dict[str, Any]) -> None:
 
 
 def _networks(run_dir: Path) -> list[Path]:
-    """The run's network, and what it was before pruning where the record speaks of that."""
-    pruned = "before" in read_record(run_dir)
-    return [run_dir / "model.safetensors", *([run_dir / DENSE] if pruned else [])]
+    """The run's network, and what it was before pruning or quantization where the record speaks of that."""
+    before = [run_dir / name for name in (DENSE, FLOAT)] if "before" in read_record(run_dir) else []
+    return [run_dir / "model.safetensors", *(path for path in before if path.exists())]

@@ -63,7 +63,7 @@ class Validation(Callback):
 
 
 class Compression(Callback):
-    """A callback that makes the network smaller while it trains. Passed in by the configuration.
+    """A callback that makes the network smaller or coarser while it trains. Passed in by the configuration.
 
     dense_file  where it leaves the network as it was before
     """
@@ -73,6 +73,10 @@ class Compression(Callback):
     def follow(self, step: int, module: DepthModule, data: DepthData, trainer: L.Trainer | None = None) -> None:
         """Does what is due at `step`, if it was not done already; without a trainer, to a network at rest."""
         raise NotImplementedError
+
+    def metadata(self) -> dict[str, Any]:
+        """What the network's file has to say of it beside its tensors."""
+        return {}
 
 
 class Throughput(Callback):

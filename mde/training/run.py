@@ -18,6 +18,7 @@ from torch import nn
 from mde.benchmark import measure_latency
 from mde.data.datamodule import DepthData, parts_of
 from mde.data.sample import Frames, Splits
+from mde.deploy.quantization.fake import load_fake_quantized
 from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, frame_limit, network_predictor, ramp_predictor, spread
 from mde.export.rewrites import deployable
@@ -33,6 +34,7 @@ from mde.training.callbacks import Compression, Validation
 from mde.training.estimate import step_seconds
 from mde.training.module import DepthModule
 from mde.training.objective import Objective
+from mde.training.quantization import build_quantization
 from mde.training.trainer import LAST, build_trainer, precision, uses_gpu
 
 
@@ -46,10 +48,11 @@ def train(config: DictConfig) -> Path:
     config = prepared(config)
     size = config.size[0], config.size[1]
     L.seed_everything(config.seed, workers=True, verbose=False)
+    quantization = build_quantization(config, run_dir)
     splits: Splits = instantiate(config.data)
     evaluated = evaluation_sets(splits, config.evaluate)
     model = build_model(config.model.name, weights=config.weights, encoder=default_encoder(config))
-    compression: Compression | None = get_method(config.prune._target_)(config, run_dir)
+    compression: Compression | None = get_method(config.prune._target_)(config, run_dir) or quantization
     validation = Validation(
         parts_of(splits.validation),
         size,
@@ -159,8 +162,12 @@ def finish(
     """Saves the network, evaluates it once on every set, beside what it was before, and completes record and page."""
     path, size = run_dir / "model.safetensors", (config.size[0], config.size[1])
     about = {key: record["model"][key] for key in ("input", "trained_on", "steps")}
-    save_model(model.cpu(), path, parent=config.weights, **about)
+    save_model(model.cpu(), path, parent=config.weights, **about, **(compression.metadata() if compression else {}))
     model = load_model(path)  # what is evaluated is what was saved
+    evaluable = model
+    if config.quantize.kind == "qat":
+        evaluable = load_fake_quantized(path)
+        record["notes"].append("Accuracy is that in INT8, computed by the fake-quantized network; before: in float.")
     record["model"] |= describe_model(model, size, path)
     if compression:
         dense = load_model(compression.dense_file)
@@ -169,17 +176,17 @@ def finish(
         known = known_qualities(config, dense, evaluated)
         rest = [frames for frames in evaluated if frames.name not in known]
         record["before"]["quality"] = known | qualities(dense, size, rest, config.protocol, "before: ")
-    record["quality"] = qualities(model, size, evaluated, config.protocol, "")
+    record["quality"] = qualities(evaluable, size, evaluated, config.protocol, "")
     ramp = {f.name: evaluate(ramp_predictor, f, protocol=config.protocol, limit=frame_limit()) for f in evaluated}
     record["baselines"] = {"vertical_ramp": ramp}
     (run_dir / "pictures").mkdir(exist_ok=True)
     for frames in evaluated:
         samples = [frames[index] for index in spread(len(frames), 6)]
-        sheet = picture_sheet(samples, network_predictor(model, size), frames.cap)
+        sheet = picture_sheet(samples, network_predictor(evaluable, size), frames.cap)
         sheet.save(run_dir / "pictures" / f"{frames.name}.png")
     first = evaluated[0]
     shown = [first[index] for index in spread(len(first), 3)]
-    save_predictions(shown, network_predictor(model, size), first.cap, run_dir / "predictions")
+    save_predictions(shown, network_predictor(evaluable, size), first.cap, run_dir / "predictions")
     if HydraConfig.get().mode == RunMode.RUN:  # jobs of a sweep may run side by side: it measures them at its end
         add_latency(record, model, dense if compression else None, size)
     record["status"] = "complete"
@@ -249,7 +256,7 @@ def prepared(config: DictConfig) -> DictConfig:
     for option, least in {
         "batch_size": 1,
         "workers": 0,
-        "trainer.max_steps": 0 if config.prune.kind != "none" else 1,  # 0: prune and evaluate only
+        "trainer.max_steps": 1 if config.prune.kind == config.quantize.kind == "none" else 0,  # 0: evaluate only
         "trainer.validate_every": 1,
         "trainer.devices": 1,
     }.items():
@@ -282,7 +289,7 @@ def resumed(config: DictConfig) -> DictConfig:
 
 # What shapes a run and cannot change in the middle of it.
 GROUPS = ["model", "data", "loss", "optimizer", "trainer", "logger", "experiment"]
-GROUPS += ["prune", "importance", "schedule", "recovery", "sparsity"]
+GROUPS += ["prune", "importance", "schedule", "recovery", "sparsity", "quantize"]
 
 
 def default_encoder(config: DictConfig) -> str | None:

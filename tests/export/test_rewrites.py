@@ -5,7 +5,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mde.export import deployable
-from mde.export.rewrites import normalised_convolutions
+from mde.export.rewrites import fold_batchnorm, normalised_convolutions
 from mde.models.midas_small import Fusion
 from tests.export import random_network
 
@@ -60,3 +60,29 @@ def test_a_batchnorm_is_paired_with_the_convolution_that_feeds_it_whatever_the_o
     model = Crossed().eval()
     assert normalised_convolutions(model) == {"norm_of_second": model.second}
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("narrowed", [False, True])
+def test_batchnorm_folded_in_place_changes_nothing_but_the_numbers(narrowed: bool) -> None:
+    model = random_network(narrowed)
+    folded = copy.deepcopy(model)
+    fold_batchnorm(folded)
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        expected, output = model(image), folded(image)
+    assert (output - expected).abs().max() <= 1e-5 * (expected.max() - expected.min())
+    shapes = [(name, tensor.shape) for name, tensor in model.state_dict().items()]
+    assert shapes == [(name, tensor.shape) for name, tensor in folded.state_dict().items()]
+    assert not torch.equal(folded.encoder.conv_stem.weight, model.encoder.conv_stem.weight)
+
+
+def test_what_is_folded_is_folded_again_to_the_last_bit() -> None:
+    model = random_network()
+    fold_batchnorm(model)
+    rewritten = deployable(model)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            assert torch.equal(rewritten.get_submodule(name).weight, module.weight), name
+    for name, conv in normalised_convolutions(model).items():
+        (place,) = (n for n, module in model.named_modules() if module is conv)
+        assert torch.equal(rewritten.get_submodule(place).bias, model.get_submodule(name).bias), name

@@ -5,11 +5,12 @@ symmetric graph that TensorRT asks for is slower there.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -18,6 +19,7 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from mde.atomic_file import atomic_file
 from mde.deploy.quantization.between import Node, between_floats
 from mde.deploy.quantization.calibration import check_calibration
+from mde.deploy.quantization.fake import fake_quantize_weight, weight_scale
 from mde.errors import MdeError
 from mde.export.layer_names import convolutions_of, is_onnx_layer
 from mde.quiet import quiet
@@ -67,6 +69,80 @@ def quantize_onnx(
     _save(result, path)
     if symmetric:
         check_symmetric(path)
+
+
+def fake_quantized_onnx(source: Path, path: Path, scales: Mapping[str, float]) -> None:
+    """Writes the FP32 graph `source` to `path` with Q/DQ pairs where `fake_quantize` rounds, and nowhere else: what
+    enters a convolution, at the scale that `scales` has for it, and its weights, stored in int8, an axis-0 scale each.
+    Every zero point is 0; biases stay float.
+
+    scales  of every convolution of the network (layer_names). MdeError when they are not those of this graph.
+    """
+    graph = _load(source)
+    names = [node.name for node in _convolutions(graph)]
+    if len(names) != len(scales):
+        raise MdeError(f"{source}: {len(names)} convolutions, {len(scales)} activation scales; export it again")
+    scale_of = dict(zip(convolutions_of(scales, names, is_onnx_layer, source), scales.values(), strict=True))
+    pairs = _Pairs(graph.graph)
+    nodes = list(graph.graph.node)
+    del graph.graph.node[:]
+    for node in nodes:
+        if node.op_type == "Conv":
+            node.input[0] = pairs.activation(node.input[0], scale_of[node.name])
+            node.input[1] = pairs.weight(node.input[1])
+        graph.graph.node.append(node)
+    pairs.drop_float_weights()
+    _save(graph, path)
+    check_symmetric(path)
+
+
+class _Pairs:
+    """Q/DQ pairs, appended to a graph's nodes where they are first asked for. A tensor that several convolutions read
+    at the same scale has one."""
+
+    def __init__(self, graph: onnx.GraphProto):
+        self.graph = graph
+        self.weights = {tensor.name: tensor for tensor in graph.initializer}
+        self.made: dict[tuple[str, float | None], str] = {}  # tensor, scale (None: a weight) -> what replaces it
+        self.zero = self._constant("zero_point", np.zeros((), np.int8))
+
+    def activation(self, tensor: str, scale: float) -> str:
+        """The name of `tensor`, rounded."""
+        if (tensor, scale) not in self.made:
+            name = f"{tensor}_{len(self.made)}"
+            ends = [self._constant(f"{name}_scale", np.float32(scale)), self.zero]
+            self._node("QuantizeLinear", [tensor, *ends], f"{name}_quantized")
+            self.made[tensor, scale] = self._node("DequantizeLinear", [f"{name}_quantized", *ends], f"{name}_rounded")
+        return self.made[tensor, scale]
+
+    def weight(self, tensor: str) -> str:
+        """The name of the constant `tensor`, (C, ...), rounded and stored in int8."""
+        if (tensor, None) not in self.made:
+            values = torch.from_numpy(numpy_helper.to_array(self.weights[tensor]).copy())
+            scale = weight_scale(values)
+            rounded = (fake_quantize_weight(values) / scale[:, None, None, None]).round()
+            ends = [
+                self._constant(f"{tensor}_int8", rounded.numpy().astype(np.int8)),
+                self._constant(f"{tensor}_scale", scale.numpy()),
+                self._constant(f"{tensor}_zero_point", np.zeros(len(scale), np.int8)),
+            ]
+            self.made[tensor, None] = self._node("DequantizeLinear", ends, f"{tensor}_rounded")
+            self.graph.node[-1].attribute.append(onnx.helper.make_attribute("axis", 0))
+        return self.made[tensor, None]
+
+    def drop_float_weights(self) -> None:
+        """Those that no node reads any more."""
+        for tensor, scale in self.made:
+            if scale is None:
+                self.graph.initializer.remove(self.weights[tensor])
+
+    def _constant(self, name: str, value: np.ndarray | np.generic) -> str:
+        self.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def _node(self, kind: str, inputs: list[str], output: str) -> str:
+        self.graph.node.append(onnx.helper.make_node(kind, inputs, [output], name=output))
+        return output
 
 
 def check_symmetric(path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mde.deploy.quantization.fake import convolutions, fake_quantize_weight
 from mde.errors import MdeError
 
 
@@ -19,7 +20,7 @@ def layer_sensitivity(model: nn.Module, images: Tensor) -> dict[str, float]:
 
     MdeError when the output is the same everywhere.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    layers = convolutions(model)
     with torch.inference_mode():
         expected = model(images)
         low, high = expected.flatten(1).aminmax(dim=1)
@@ -33,14 +34,6 @@ def layer_sensitivity(model: nn.Module, images: Tensor) -> dict[str, float]:
                 change = (model(images) - expected).abs().flatten(1).mean(dim=1)
             sensitivity[name] = float((change / (high - low)).mean())
     return sensitivity
-
-
-def fake_quantize_weight(weight: Tensor) -> Tensor:
-    """Signed 8 bits, symmetric, a scale per output channel c: s_c = max |w_c| / 127, w' = s_c round(w / s_c)."""
-    scale = weight.flatten(1).abs().amax(dim=1) / 127
-    scale = torch.where(scale > 0, scale, 1)  # a channel of zeros has no scale of its own
-    zero = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
 
 
 def fake_quantize_activation(x: Tensor) -> Tensor:
