@@ -17,9 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from mde.benchmark import interleave, latency_entry
 from mde.data.sample import Frames, Splits
+from mde.deploy.job import files_of
 from mde.deploy.reference import open_published, published_graph
-from mde.deploy.run import WARMUP, camera_image, files_of, rounds, time_around
 from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
+from mde.deploy.speed import WARMUP, camera_image, rounds, time_around
 from mde.deploy.targets import Request
 from mde.engine_memory import peak_memory
 from mde.engines import Engine, engine_version

@@ -10,7 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mde.deploy import run as deployment
+from mde.deploy.job import Job, sensitivity, written
 from mde.deploy.parity import check_parity, measure_parity
 from mde.deploy.runtime import Runtime, load_runtime
 from mde.deploy.targets import Request, write_target
@@ -108,12 +108,12 @@ def test_the_gate_can_send_every_layer_back_to_float(tmp_path: Path) -> None:
     graph = ImageGraph(deployable(model), model.mean, model.std).eval()
     request = Request(model.name, graph, (64, 64), "int8", tmp_path, images)
     config = OmegaConf.create({"target": {"name": "onnxruntime"}, "threads": 1})
-    job = deployment.Job(config, tmp_path, model, network, None, request)
-    costs = deployment.sensitivity(job)
+    job = Job(config, tmp_path, model, network, network, None, request)
+    costs = sensitivity(job)
     assert set(costs) == layers(graph.network)
 
     def error(exclude: list[str]) -> float:
-        return float(np.abs(deployment._written(job, exclude).infer(images[0]) - network.infer(images[0])).max())
+        return float(np.abs(written(job, exclude).infer(images[0]) - network.infer(images[0])).max())
 
     assert error(list(costs)) < 0.1 * error([])
 

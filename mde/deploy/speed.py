@@ -1,0 +1,75 @@
+"""How long a deployed file takes, beside the published graph in the same engine, and where."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mde.benchmark import interleave, latency_entry
+from mde.deploy.description import description_file
+from mde.deploy.job import Job
+from mde.deploy.reference import open_published, published_graph
+from mde.deploy.runtime import Runtime
+from mde.engine_memory import peak_memory
+from mde.engines import engine_version
+from mde.evaluation import frame_limit
+from mde.profile import PROFILERS, layer_times
+from mde.report.layers import write_layers
+
+WARMUP, ROUNDS = 5, 40
+CAMERA = (480, 640)  # height, width of the image in whose time pre- and post-processing are measured
+
+
+def latency(job: Job, runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entries of metrics.json for the file and for the published graph in the same engine, FP32."""
+    common = {"threads": job.config.threads, "warmup": WARMUP}
+    if not job.runs_here:
+        entry = {"status": "built_not_run", "precision": job.request.precision} | common
+        return {job.target: entry}, {}
+    graph = published_graph(job.model.name, job.model.options, job.config.target.layout, job.config.target.dtype)
+    reference = open_published(job.target, replace(job.request, graph=graph), job.config.threads)
+    image = runtime.preprocess(camera_image())
+    calls = {"reference": partial(reference, image), "model": partial(runtime.infer, image)}
+    times = interleave(calls, WARMUP, rounds())
+    common |= {"engine_version": library(job)}
+    entry = latency_entry(times["model"], times["reference"]) | common | {"precision": job.request.precision}
+    entry |= time_around(runtime)
+    entry["peak_rss_mb"] = peak_memory(job.target, job.file, image, job.config.threads)
+    return {job.target: entry}, {job.target: latency_entry(times["reference"], times["reference"]) | common}
+
+
+def time_around(runtime: Runtime) -> dict[str, float]:
+    """Median milliseconds of what comes before and after the engine, for an image of CAMERA's size."""
+    rgb = camera_image()
+    output = runtime.infer(runtime.preprocess(rgb))
+    calls = {
+        "preprocess_ms": partial(runtime.preprocess, rgb),
+        "postprocess_ms": partial(runtime.postprocess, output, CAMERA),
+    }
+    return {name: float(np.median(values)) for name, values in interleave(calls, WARMUP, rounds()).items()}
+
+
+def profile(job: Job, runtime: Runtime) -> None:
+    """Writes layers.csv where the engine gives the times of its layers."""
+    if job.runs_here and job.target in PROFILERS:
+        image = runtime.preprocess(camera_image())
+        write_layers(job.run_dir, layer_times(job.target, job.file, image, rounds(), job.config.threads))
+
+
+def library(job: Job) -> str:
+    """What runs the file, with its version."""
+    if job.target != "tensorrt":
+        return engine_version(job.target)
+    built = json.loads(description_file(job.file).read_text())
+    return f"{built['library']} {built['library_version']}"
+
+
+def rounds() -> int:
+    return min(ROUNDS, frame_limit() or ROUNDS)
+
+
+def camera_image() -> np.ndarray:
+    """What is timed does not depend on what is seen."""
+    return np.random.default_rng(0).integers(0, 256, (*CAMERA, 3), dtype=np.uint8)
