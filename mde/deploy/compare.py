@@ -79,8 +79,9 @@ def compare(config: DictConfig) -> Path:
     record = new_record("running", candidates=[candidate.record for candidate in candidates])
     write_record(run_dir, record)
     record["baselines"] = _quality(candidates, sets)
-    _latency(candidates, config.threads)
-    _pictures(candidates, sets[0], run_dir)
+    if any(map(_is_in, candidates)):
+        _latency(candidates, config.threads)
+        _pictures(candidates, sets[0], run_dir)
     failed = [candidate.record for candidate in candidates if candidate.runtime is None]
     for candidate in candidates:
         if candidate.runtime is not None:
