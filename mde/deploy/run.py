@@ -108,7 +108,7 @@ def for_board(job: Job, request: Request, record: dict[str, Any], frames: Frames
         request, source = board_graph(request, device)
     if device.profile:
         record["latency"][device.name] = measured(device, request.precision, graph_hash(source))
-    else:
+    elif request.precision in device.peak:  # a board of the user's own may have no figures
         record["latency"][device.name] = estimated(device, request.graph.network, request.size, request.precision)
         published = published_graph(job.model.name, job.model.options).network
         record["reference_latency"][device.name] = estimated(device, published, request.size, "fp32")

@@ -133,10 +133,14 @@ def _cost_notes(latency: dict[str, dict[str, Any]]) -> list[str]:
             )
         elif "board" in entry:
             notes.append(
-                f"{name}, {entry['precision']}: measured on {entry['board']} in {entry['engine']} "
+                f"{name}, {entry['precision']}: measured on {entry['board']}{_core(entry)} in {entry['engine']} "
                 f"{entry['engine_version']}, the median of {entry['runs']} calls."
             )
     return notes
+
+
+def _core(entry: dict[str, Any]) -> str:
+    return "" if entry.get("dla") is None else f", accelerator (DLA) {entry['dla']}"
 
 
 def _deployment(entry: dict[str, Any] | None) -> str:

@@ -1,6 +1,7 @@
 """deploy.py, run as a user runs it."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mde.deploy.job import Job, sensitivity, written
+from mde.deploy.job import Job, check_job, sensitivity, written
 from mde.deploy.parity import check_parity, check_rounding, measure_parity
 from mde.deploy.runtime import Runtime, load_runtime
 from mde.deploy.targets import Request, write_target
@@ -20,6 +21,7 @@ from mde.models import build_model, read_metadata, save_model
 from tests.conftest import train_command, write_frames
 from tests.deploy.quantization_network import layers
 from tests.export import random_network
+from tests.test_config import composed
 
 torch.set_num_threads(1)
 
@@ -70,22 +72,30 @@ def test_a_sweep_over_targets_ends_in_one_table_with_parity(checkpoint: Path, de
             load_runtime(run_dir / f"model{suffix}", threads=1).predict(np.zeros((50, 70, 3), np.uint8))
 
 
+def test_a_size_that_no_network_takes_is_one_line(deploy, tmp_path: Path) -> None:
+    done = deploy("size=[64,100]", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    (last,) = [text for text in done.stderr.splitlines() if text.startswith("error:")]
+    assert last.startswith("error: size=[64, 100]: height and width as multiples of 32")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["size=[64,100]"], "error: size=[64, 100]: height and width as multiples of 32"),
-        (["parity_frames=0"], "error: parity_frames=0: must be at least 1"),
-        (["target.opset=11", "quantize=int8"], "error: target.opset=11: has no scale per channel"),
-        (["target=litert", "quantize=qat"], "error: target=litert: not with quantize=qat"),
-        (["quantise=int8"], "error: unknown option 'quantise'; did you mean 'quantize'?"),
+        ([], "nothing to deploy: give checkpoint=PATH, or compare="),
+        (["checkpoint=a", "parity_frames=0"], "parity_frames=0: must be at least 1"),
+        (["checkpoint=a", "threads=0"], "threads=0: must be at least 1"),
+        (["checkpoint=a", "target.opset=11", "quantize=int8"], "target.opset=11: has no scale per channel"),
+        (["checkpoint=a", "target=litert", "quantize=qat"], "target=litert: not with quantize=qat"),
+        (["checkpoint=a", "target=litert", "quantize=dynamic"], "target=litert: computes nothing in dynamic"),
+        (["checkpoint=a", "target.name=x"], "target.name=x: unknown; choose from pytorch, onnxruntime"),
+        (["checkpoint=a", "quantize.kind=x"], "quantize.kind=x: unknown; choose from none, float16"),
     ],
 )
-def test_what_cannot_be_deployed_is_one_line(overrides: list[str], line: str, deploy, tmp_path: Path) -> None:
-    done = deploy(*overrides, f"hydra.run.dir={tmp_path / 'run'}")
-    assert done.returncode == 2
-    (last,) = [text for text in done.stderr.splitlines() if text.startswith("error:")]
-    assert last.startswith(line)
-    assert "Traceback" not in done.stderr
+def test_what_cannot_be_deployed_is_said_at_once(overrides: list[str], line: str) -> None:
+    with pytest.raises(MdeError, match=f"^{re.escape(line)}"):
+        check_job(composed(*overrides, script="deploy"))
 
 
 @pytest.mark.parametrize(
