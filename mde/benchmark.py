@@ -63,9 +63,9 @@ def measure_latency(
 
     Graphs are taken as given, in eval mode, and one of them is called "reference", the published network, which is
     exported without the exact rewrites: a speed-up is the median, over rounds, of the reference's time over the graph's
-    in the same engine and round. All graphs of an engine are open at once, the engines one after the other. MdeError
-    when the reference is missing, an engine is unknown, a graph cannot be exported, or an engine computes something
-    else than PyTorch does.
+    in the same engine and round. All graphs of an engine are open at once, the engines one after the other. `memory` is
+    measured beside, a process for each. MdeError when the reference is missing, an engine is unknown, a graph cannot be
+    exported, or an engine computes something else than PyTorch does.
     """
     check_engines(engines)
     if REFERENCE not in graphs:

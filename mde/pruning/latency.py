@@ -41,7 +41,9 @@ def measure_profile(
     layers    convolution -> reads, writes (widths) and ms, a table over them (one row for a depthwise convolution)
     """
     convolutions = {layer.name: layer for layer in layers if layer.area}
-    total = measure_latency({"reference": deployable(model)}, size, engines=(engine,), threads=threads, rounds=ROUNDS)
+    total = measure_latency(
+        {"reference": deployable(model)}, size, engines=(engine,), threads=threads, rounds=ROUNDS, memory=False
+    )
     return {
         "schema": SCHEMA,
         "network": model.name,
@@ -61,7 +63,7 @@ def measure_profile(
 def time_share(network: DepthNetwork, of: DepthNetwork, size: tuple[int, int], engine: str, threads: int) -> float:
     """What one network takes of the other's time, both deployable, measured side by side."""
     graphs = {"reference": deployable(of), "network": deployable(network)}
-    entries = measure_latency(graphs, size, engines=(engine,), threads=threads, rounds=ROUNDS)
+    entries = measure_latency(graphs, size, engines=(engine,), threads=threads, rounds=ROUNDS, memory=False)
     return 1 / entries["network"][engine]["speedup_vs_reference"]
 
 
