@@ -1,6 +1,7 @@
 """deploy.py source=: what is written of pictures, folders, videos and cameras is what the network predicts."""
 
 import contextlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -289,6 +290,19 @@ def test_what_is_on_the_disk_plays_before_the_video_is_closed(tmp_path: Path) ->
     assert 50 <= len(read_video(tmp_path / "killed.mp4")[0]) < 150
 
 
+def test_frames_whose_times_repeat_or_step_back_follow_one_another(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    seconds = [Fraction(0), Fraction(1, 10), Fraction(1, 10), Fraction(1, 20), Fraction(1, 5)]
+    with Video(tmp_path / "depth.mp4", Fraction(10)) as video:
+        for index, time in enumerate(seconds):
+            rgb = photo(index, 32, 32)
+            video.add(Prediction(Frame("", rgb, time), rgb[..., 0].astype(np.float32), 0, 255))
+    _, times = read_video(tmp_path / "depth.mp4")
+    assert len(times) == 5
+    assert all(before < after for before, after in itertools.pairwise(times))
+    assert [times[0], times[1], times[4]] == [seconds[0], seconds[1], seconds[4]]
+
+
 def test_colours_of_a_video_do_not_flicker_and_follow_a_new_scene() -> None:
     limits = ColourRange(Fraction(25))
     scene = np.linspace(1, 3, 64 * 64, dtype=np.float32).reshape(64, 64)
@@ -421,6 +435,15 @@ def test_a_recording_holds_image_depth_and_points_that_project_onto_their_pixels
     pixels = focal * points[0, :, :2] / points[0, :, 2:]
     assert pixels.reshape(50, 70, 2)[10, 20] == pytest.approx((20 - 34.5, 10 - 24.5), abs=1e-3)
     assert {"/camera/image:EncodedImage:blob", "/camera/depth:DepthImage:buffer"} <= set(columns)
+
+
+def test_a_recording_keeps_every_frame_of_a_video_of_five_a_second(tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    rgb = photo(0, 8, 8)
+    with Recording(tmp_path / "depth.rrd", None) as recording:
+        for index in range(20):
+            recording.add(Prediction(Frame("x", rgb, Fraction(index, 5)), np.ones((8, 8), np.float32), 1.0, 3.0))
+    assert recording.frames == 20
 
 
 def recorded_columns(path: Path) -> dict[str, Any]:
