@@ -57,6 +57,7 @@ def measure_latency(
     threads: int = 2,
     warmup: int = 5,
     rounds: int = 30,
+    memory: bool = True,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Latency of each of `graphs` for one image of `size` (height, width): name -> engine -> entry of metrics.json.
 
@@ -82,7 +83,8 @@ def measure_latency(
             common = {"threads": threads, "warmup": warmup, "engine_version": engine_version(engine)}
             for name in graphs:
                 entry = latency_entry(times[name], times[REFERENCE]) | common
-                entry["peak_rss_mb"] = peak_memory(engine, files[name], image.numpy(), threads)
+                if memory:
+                    entry["peak_rss_mb"] = peak_memory(engine, files[name], image.numpy(), threads)
                 latency[name][engine] = entry
     return latency
 

@@ -7,6 +7,9 @@ import sys
 import warnings
 from collections.abc import Iterator
 
+# Never closed: a library that is imported in the block may keep it for its own log.
+NOWHERE = open(os.devnull, "w")  # noqa: SIM115
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -16,16 +19,16 @@ def quiet() -> Iterator[None]:
     disabled = logging.root.manager.disable
     sys.stdout.flush()
     sys.stderr.flush()
-    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as restore:
+    with contextlib.ExitStack() as restore:
         for stream in (1, 2):
             saved = os.dup(stream)
             restore.callback(os.close, saved)
             restore.callback(os.dup2, saved, stream)
-            os.dup2(nowhere.fileno(), stream)
+            os.dup2(NOWHERE.fileno(), stream)
         restore.callback(logging.disable, disabled)
         logging.disable(logging.WARNING)
-        restore.enter_context(contextlib.redirect_stdout(nowhere))
-        restore.enter_context(contextlib.redirect_stderr(nowhere))
+        restore.enter_context(contextlib.redirect_stdout(NOWHERE))
+        restore.enter_context(contextlib.redirect_stderr(NOWHERE))
         restore.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         yield

@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.conftest import ROOT, TINY
+from mde.deploy.quantization.fake import activation_scales
+from mde.models import save_model
+from tests.conftest import ROOT, TINY, write_frames
+from tests.export import random_network
 
 SHARED = Path(os.environ.get("MDE_SHARED", "../shared"))
 
@@ -58,3 +62,14 @@ def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_trai
     assert not {"replica", "tartanair"} & results["mine"].keys()
     row = next(line for line in printed.splitlines() if line.startswith("| redwood"))
     assert row.rstrip(" |").endswith("*")
+
+
+def test_the_quantization_benchmark_has_a_row_for_every_way(tmp_path):
+    save_model(random_network(reference=False), tmp_path / "float.safetensors", input=[64, 64])
+    network = random_network(reference=False)
+    scales = activation_scales(network, [torch.randn(1, 3, 64, 64)])
+    save_model(network, tmp_path / "model.safetensors", input=[64, 64], activation_scales=scales)
+    printed = run("benchmarks/quantization.py", str(tmp_path), "--data", str(write_frames(tmp_path / "frames")))
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in printed.splitlines()[2:]}
+    assert float(rows["trained for INT8, PyTorch"][-1].strip(" |")) == 0
+    assert 0 < float(rows["its file in OpenVINO"][-1].strip(" |")) < float(rows["float"][-1].strip(" |"))

@@ -153,6 +153,14 @@ def test_latency_cannot_be_searched_for_in_parallel(sweep, tmp_path, capfd):
     assert capfd.readouterr().err.count("only in a serial search") == 2
 
 
+def test_deployments_do_not_disturb_each_others_measurements(tmp_path):
+    command = train_command("-m", "hydra/launcher=processes", "checkpoint=a,b", f"hydra.sweep.dir={tmp_path}",
+                            script="deploy.py")  # fmt: skip
+    done = subprocess.run(**command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 2
+    assert "error: hydra/launcher: deploy.py measures" in done.stderr
+
+
 def test_a_search_finds_the_pareto_set_past_failures_and_goes_on_where_it_was_killed(sweep, tmp_path):
     space = ["sweep=optuna", "prune=none", "sparsity=null", "seed=choice(3,20,50,101)"]
     sampler = ["hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=0"]

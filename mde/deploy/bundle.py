@@ -33,7 +33,7 @@ class JetPack:
 
 # TensorRT takes uint8 from 8.5 on; JetPack 5 has 8.4 or 8.5.
 JETPACKS = {
-    "4.6": JetPack("8.2", 13, "float32", "--workspace="),
+    "4.6": JetPack("8.2 from 4.6.1 on", 13, "float32", "--workspace="),
     "5": JetPack("8.4 or 8.5", 17, "float32", "--memPoolSize=workspace:"),
     "6": JetPack("8.6 or 10.3", 17, "uint8", "--memPoolSize=workspace:"),
     "7": JetPack("10.13 or later", 17, "uint8", "--memPoolSize=workspace:"),

@@ -1,5 +1,6 @@
 """Whether a deployed file computes what the PyTorch network does."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from mde.errors import MdeError
 from mde.evaluation import spread
 from mde.jetson.depth import PARITY, differences
 from mde.report.pictures import picture_sheet
+
+ROUNDED = 0.9  # of the float network's distance, see check_rounding
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,11 @@ def measure_parity(runtime: Runtime, network: Runtime, frames: Frames, count: in
 
 
 def check_parity(parity: Parity, runtime: Runtime, network: Runtime, frames: Frames, pictures: Path) -> None:
-    """MdeError where the precision's limit is exceeded; the worst frame is drawn, by both, to `pictures`. INT8 has no
-    limit here: the gate on delta1 holds it, or `check_rounding`.
+    """MdeError where the precision's limit is exceeded; the worst frame is drawn, by both, to `pictures`. Integers must
+    only be finite here: the gate on delta1 holds them, or `check_rounding`.
     """
-    limit = PARITY.get(runtime.description.precision)
-    if limit is not None and parity.largest > limit:
+    limit = PARITY.get(runtime.description.precision, sys.float_info.max)
+    if parity.largest > limit:
         raise MdeError(
             f"{runtime.name}: differs from PyTorch by {parity.largest:.2g} of the output's range on frame "
             f"{parity.worst} of {frames.name}, {limit:g} is allowed; "
@@ -63,7 +66,7 @@ def check_rounding(
     across their own edges, so that after dozens of layers two engines round partly at random. Their distance then is a
     share of what rounding does at all: a quarter to three quarters were seen, and a file that rounds nothing has 1.
     """
-    if not parity.mean < moved.mean:
+    if parity.mean > ROUNDED * moved.mean:
         raise MdeError(
             f"{runtime.name}: differs from the fake-quantized network by {parity.mean:.2g} of the output's range on "
             f"average, as the float network does ({moved.mean:.2g}); "

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
-from mde.deploy.job import build, check_names, described, files_of, prepare
+from mde.deploy.job import build, check_job, described, files_of, prepare
 from mde.deploy.options import only
 from mde.deploy.parity import Parity
 from mde.deploy.recording import Recording, viewer_installed
@@ -60,7 +60,7 @@ def predict(config: DictConfig) -> Path:
 
 def check_options(config: DictConfig) -> None:
     """MdeError for an option that means nothing beside `source`."""
-    check_names(config)
+    check_job(config)
     if Path(config.checkpoint).suffix in DEPLOYED:
         only(OPENING, "source= with a deployed file")
     else:

@@ -16,7 +16,7 @@ from mde.data.sample import Frames
 from mde.deploy.board import estimated, measured, read_profile
 from mde.deploy.bundle import board_graph, check_device, write_bundle
 from mde.deploy.description import graph_hash
-from mde.deploy.job import Job, build, check_names, described, files_of, prepare
+from mde.deploy.job import Job, build, check_job, clear, described, files_of, prepare
 from mde.deploy.parity import Parity, check_parity, check_rounding, measure_parity
 from mde.deploy.quantization.gate import Gated
 from mde.deploy.reference import published_graph
@@ -38,17 +38,23 @@ def deploy(config: DictConfig) -> Path:
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     torch.manual_seed(config.seed)
-    check_names(config)
+    check_job(config)
     if config.bundle or config.device.profile or config.device.jetpack:
         check_device(config.device, PRECISIONS[config.quantize.kind])
     if config.device.profile:
         read_profile(config.device, PRECISIONS[config.quantize.kind])  # refused at once
     with tempfile.TemporaryDirectory() as temporary:
         job = prepare(config, run_dir, Path(temporary))
-        record = new_record("running", parent=config.checkpoint, model=described(job))
+        notes = [job.splits.note] if job.splits.note else []
+        record = new_record("running", parent=config.checkpoint, model=described(job), notes=notes)
         OmegaConf.save(config, run_dir / "config.yaml")
+        clear(run_dir)
         with recorded(run_dir, record):
-            carry_out(job, record)
+            try:
+                carry_out(job, record)
+            except BaseException:
+                clear(run_dir)
+                raise
             show_quality(record)
             show_cost(record)
             parity = record["deployment"]["parity"]
@@ -102,7 +108,7 @@ def for_board(job: Job, request: Request, record: dict[str, Any], frames: Frames
         request, source = board_graph(request, device)
     if device.profile:
         record["latency"][device.name] = measured(device, request.precision, graph_hash(source))
-    else:
+    elif request.precision in device.peak:  # a board of the user's own may have no figures
         record["latency"][device.name] = estimated(device, request.graph.network, request.size, request.precision)
         published = published_graph(job.model.name, job.model.options).network
         record["reference_latency"][device.name] = estimated(device, published, request.size, "fp32")

@@ -72,10 +72,9 @@ class Runtime:
         self._engine = None
 
 
-def load_runtime(path: str | os.PathLike[str], *, engine: str | None = None, threads: int | None = None) -> Runtime:
+def load_runtime(path: str | os.PathLike[str], *, threads: int | None = None) -> Runtime:
     """The network in a .safetensors, .onnx, .xml, .tflite or .engine file, ready to predict.
 
-    engine   None: the one that its description names; OpenVINO also runs .onnx
     threads  None: as many as the machine has cores
 
     MdeError for an unknown kind of file, a missing or foreign description, and what `open_engine` refuses.
@@ -87,7 +86,7 @@ def load_runtime(path: str | os.PathLike[str], *, engine: str | None = None, thr
     if not path.is_file():
         raise MdeError(f"{path}: no such file; deploy the network first")
     description = _own_description(path) if path.suffix == ".safetensors" else read_description(path)
-    return Runtime(path, description, open_engine(engine or description.engine, path, threads))
+    return Runtime(path, description, open_engine(description.engine, path, threads))
 
 
 def runtime_predictor(runtime: Runtime) -> Predictor:

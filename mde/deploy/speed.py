@@ -28,7 +28,8 @@ def latency(job: Job, runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any]]
     if not job.runs_here:
         entry = {"status": "built_not_run", "precision": job.request.precision} | common
         return {job.target: entry}, {}
-    graph = published_graph(job.model.name, job.model.options, job.config.target.layout, job.config.target.dtype)
+    about = runtime.description  # PyTorch takes its own layout, whatever the target's
+    graph = published_graph(job.model.name, job.model.options, about.layout, about.dtype)
     reference = open_published(job.target, replace(job.request, graph=graph), job.config.threads)
     image = runtime.preprocess(camera_image())
     calls = {"reference": partial(reference, image), "model": partial(runtime.infer, image)}

@@ -1,5 +1,6 @@
 """From a network to the file that each target runs, in each precision."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,7 +68,9 @@ def write_target(target: str, request: Request, path: Path) -> None:
 
 def check_target(target: str, precision: str) -> None:
     """MdeError when `target` is unknown or computes nothing in `precision`."""
-    if target not in TARGETS or precision not in TARGETS[target][1]:
+    if target not in TARGETS:
+        raise MdeError(f"target.name={target}: unknown; choose from {', '.join(TARGETS)}")
+    if precision not in TARGETS[target][1]:
         offered = ", ".join(name for name, (_, known) in TARGETS.items() if precision in known)
         raise MdeError(f"target={target}: computes nothing in {precision}; choose one of {offered}")
 
@@ -81,11 +84,14 @@ def float_onnx(request: Request) -> Path:
 
 
 def typed_onnx(request: Request) -> Path:
-    """The graph with its precision inside, as a strongly typed TensorRT takes it, in the request's folder."""
+    """The graph with its precision inside, as a strongly typed TensorRT takes it; made once, in the folder."""
     source = float_onnx(request)
     if request.precision == "fp32":
         return source
-    path = request.folder / f"{request.precision}.onnx"
+    excluded = hashlib.sha256("\n".join(request.exclude).encode()).hexdigest()[:8]
+    path = request.folder / f"{request.precision}_{excluded}.onnx"
+    if path.exists():
+        return path
     if request.precision == "fp16":
         half_onnx(source, path)
     elif request.scales is not None:
@@ -128,8 +134,6 @@ def _tflite_fp32(request: Request, path: Path) -> None:
 
 
 def _tflite_int8(request: Request, path: Path) -> None:
-    if request.scales is not None:
-        raise MdeError("target=litert: not with quantize=qat; choose one of onnxruntime, openvino, tensorrt")
     quantize_tflite(_float_tflite(request), path, request.inputs(), request.exclude)
 
 

@@ -2,11 +2,9 @@
 
 import contextlib
 import io
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import onnx
 import onnxslim
@@ -17,6 +15,7 @@ from torch.onnx.symbolic_helper import parse_args
 from mde.atomic_file import atomic_file
 from mde.errors import MdeError
 from mde.export.image_graph import ImageGraph
+from mde.quiet import quiet
 
 
 def export_onnx(
@@ -37,7 +36,8 @@ def export_onnx(
     image = image.to(next(model.parameters()).device)
     content = io.BytesIO()
     try:
-        with _quiet(), contextlib.nullcontext() if as_published else _constant_padding(opset):
+        # dynamo=False is old, and sizes become constants: both are wanted, and the exporter need not warn of them.
+        with quiet(), contextlib.nullcontext() if as_published else _constant_padding(opset):
             # The newer exporter (dynamo=True) writes opset 18 whatever is asked for.
             torch.onnx.export(
                 model,
@@ -68,17 +68,6 @@ def export_onnx(
 def opset_of(graph: onnx.ModelProto) -> int:
     """The version of ONNX's own operators that `graph` uses."""
     return next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings that dynamo=False is old and that sizes become constants: both are wanted. And without the
-    whole graph that the exporter prints when it fails: it means to ask whether its log is on, but forgets the call's
-    parentheses, so that the log cannot be turned off.
-    """
-    with warnings.catch_warnings(), mock.patch.object(torch._C, "_jit_onnx_log"):
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextlib.contextmanager

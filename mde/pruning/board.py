@@ -31,6 +31,8 @@ def planned(
     """
     limits, about = profile["limits"], profile["model"]
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    if profile["dla"] is not None:
+        raise ValueError("of the accelerator (DLA), whose rates are not the GPU's")
     if about["parameters"] != parameters:
         raise ValueError(f"of one with {about['parameters']} parameters, it has {parameters}")
     roofline = Roofline.of(limits["peak"], limits["bandwidth"], profile["precision"])

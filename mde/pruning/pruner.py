@@ -180,11 +180,11 @@ class Pruner(Compression):
             return {}
         aim = wanted = profile["total_ms"] - self.share * (profile["total_ms"] - wanted)
         found: dict[float, dict[str, Tensor]] = {}  # measured ms -> what is kept
-        for _ in range(1 if options.profile else MEASUREMENTS):
+        if options.profile:
+            say(f"planned for {aim:.1f} ms by {options.profile}, not measured: measure what remains on that device")
+            return search(latency_aims(profile, layers, aim))
+        for _ in range(MEASUREMENTS):
             keep = search(latency_aims(profile, layers, aim))
-            if options.profile:
-                say(f"planned for {aim:.1f} ms by {options.profile}, not measured: measure what remains on that device")
-                return keep
             narrowed = copy.deepcopy(model)
             keep_channels(narrowed, groups, keep)
             before = load_model(self.dense_file)  # what was profiled

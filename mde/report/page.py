@@ -133,10 +133,14 @@ def _cost_notes(latency: dict[str, dict[str, Any]]) -> list[str]:
             )
         elif "board" in entry:
             notes.append(
-                f"{name}, {entry['precision']}: measured on {entry['board']} in {entry['engine']} "
+                f"{name}, {entry['precision']}: measured on {entry['board']}{_core(entry)} in {entry['engine']} "
                 f"{entry['engine_version']}, the median of {entry['runs']} calls."
             )
     return notes
+
+
+def _core(entry: dict[str, Any]) -> str:
+    return "" if entry.get("dla") is None else f", accelerator (DLA) {entry['dla']}"
 
 
 def _deployment(entry: dict[str, Any] | None) -> str:
@@ -184,9 +188,8 @@ def _prediction_parity(entry: dict[str, Any]) -> str:
             f"at most {parity['largest']:.2g} of the output's range from {entry['compared_with']}, "
             f"first {parity['frames']} frames"
         )
-    if entry["compared_with"] is None:
-        return "not compared with PyTorch: the file came without its network"
-    return f"not compared with PyTorch: {'parity_frames=0' if entry['frames'] else 'nothing was predicted'}"
+    reason = "the file came without its network" if entry["compared_with"] is None else "nothing was predicted"
+    return f"not compared with PyTorch: {reason}"
 
 
 def _status(record: dict[str, Any]) -> str:

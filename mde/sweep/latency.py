@@ -55,6 +55,7 @@ def _measure_group(name: str, encoder: str, size: tuple[int, int], run_dirs: lis
             return [f"{run_dirs[0].name}: latency not measured: {error}"]
         # One bad network must not cost the others their figures.
         return [line for run_dir in run_dirs for line in _measure_group(name, encoder, size, [run_dir])]
+    problems = []
     for run_dir in run_dirs:
         own, *before = (entries[str(file)] for file in _networks(run_dir))
         record = read_record(run_dir) | {"latency": own, "reference_latency": entries[REFERENCE]}
@@ -62,8 +63,11 @@ def _measure_group(name: str, encoder: str, size: tuple[int, int], run_dirs: lis
             record["before"]["latency"] = before[0]
         write_record(run_dir, record)
         write_report(run_dir)
-        _log(run_dir, record)
-    return []
+        try:
+            _log(run_dir, record)
+        except Exception as error:  # W&B's are of many types, and the figures are in the record already
+            problems.append(f"{run_dir.name}: latency not logged to W&B: {error}")
+    return problems
 
 
 def _log(run_dir: Path, record: dict[str, Any]) -> None:

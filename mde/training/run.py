@@ -18,11 +18,11 @@ from torch import nn
 from mde.benchmark import measure_latency
 from mde.data.datamodule import DepthData, parts_of
 from mde.data.sample import Frames, Splits
-from mde.deploy.quantization.fake import load_fake_quantized
+from mde.deploy.quantization.fake import SCALES, load_fake_quantized
 from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, frame_limit, network_predictor, ramp_predictor, spread
 from mde.export.rewrites import deployable
-from mde.models import build_model, load_model, save_model
+from mde.models import build_model, load_model, read_metadata, save_model
 from mde.models.checkpoints import narrow_to
 from mde.models.network import DepthNetwork, check_size
 from mde.report.page import write_report
@@ -203,6 +203,8 @@ def known_qualities(config: DictConfig, dense: DepthNetwork, sets: list[Frames])
     if origin.suffix != ".safetensors" or not (origin.parent / "metrics.json").exists():
         return {}
     record, tensors = read_record(origin.parent), load_model(origin).state_dict()
+    if "deployment" in record or SCALES in read_metadata(origin):  # what it found is the accuracy in INT8
+        return {}
     same = all(torch.equal(tensor, tensors[name]) for name, tensor in dense.state_dict().items() if name in tensors)
     if not same or record["status"] != "complete" or record["model"]["input"] != list(config.size):
         return {}

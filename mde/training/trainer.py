@@ -26,7 +26,7 @@ def build_trainer(config: DictConfig, run_dir: Path, first: list[Callback]) -> L
 
     Raises MdeError for a device that is not there.
     """
-    quiet()
+    silence_lightning()
     options = config.trainer
     if uses_gpu(options) and not torch.cuda.is_available():
         raise MdeError("trainer.accelerator=gpu: PyTorch sees no GPU here; use trainer=cpu")
@@ -108,7 +108,7 @@ def uses_gpu(options: DictConfig) -> bool:
     return options.accelerator in ("gpu", "cuda") or (options.accelerator == "auto" and torch.cuda.is_available())
 
 
-def quiet() -> None:
+def silence_lightning() -> None:
     """Leave out what Lightning says of itself: devices it did not find, services, its own deprecations."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (

@@ -1,6 +1,7 @@
 """deploy.py, run as a user runs it."""
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from mde.deploy.job import Job, sensitivity, written
-from mde.deploy.parity import check_parity, measure_parity
+from mde.deploy.job import Job, check_job, sensitivity, written
+from mde.deploy.parity import check_parity, check_rounding, measure_parity
 from mde.deploy.runtime import Runtime, load_runtime
 from mde.deploy.targets import Request, write_target
 from mde.errors import MdeError
@@ -20,6 +21,7 @@ from mde.models import build_model, read_metadata, save_model
 from tests.conftest import train_command, write_frames
 from tests.deploy.quantization_network import layers
 from tests.export import random_network
+from tests.test_config import composed
 
 torch.set_num_threads(1)
 
@@ -70,26 +72,37 @@ def test_a_sweep_over_targets_ends_in_one_table_with_parity(checkpoint: Path, de
             load_runtime(run_dir / f"model{suffix}", threads=1).predict(np.zeros((50, 70, 3), np.uint8))
 
 
+def test_a_size_that_no_network_takes_is_one_line(deploy, tmp_path: Path) -> None:
+    done = deploy("size=[64,100]", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    (last,) = [text for text in done.stderr.splitlines() if text.startswith("error:")]
+    assert last.startswith("error: size=[64, 100]: height and width as multiples of 32")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["size=[64,100]"], "error: size=[64, 100]: height and width as multiples of 32"),
-        (["quantise=int8"], "error: unknown option 'quantise'; did you mean 'quantize'?"),
+        ([], "nothing to deploy: give checkpoint=PATH, or compare="),
+        (["checkpoint=a", "parity_frames=0"], "parity_frames=0: must be at least 1"),
+        (["checkpoint=a", "threads=0"], "threads=0: must be at least 1"),
+        (["checkpoint=a", "target.opset=11", "quantize=int8"], "target.opset=11: has no scale per channel"),
+        (["checkpoint=a", "target=litert", "quantize=qat"], "target=litert: not with quantize=qat"),
+        (["checkpoint=a", "target=litert", "quantize=dynamic"], "target=litert: computes nothing in dynamic"),
+        (["checkpoint=a", "target.name=x"], "target.name=x: unknown; choose from pytorch, onnxruntime"),
+        (["checkpoint=a", "quantize.kind=x"], "quantize.kind=x: unknown; choose from none, float16"),
     ],
 )
-def test_what_cannot_be_deployed_is_one_line(overrides: list[str], line: str, deploy, tmp_path: Path) -> None:
-    done = deploy(*overrides, f"hydra.run.dir={tmp_path / 'run'}")
-    assert done.returncode == 2
-    (last,) = [text for text in done.stderr.splitlines() if text.startswith("error:")]
-    assert last.startswith(line)
-    assert "Traceback" not in done.stderr
+def test_what_cannot_be_deployed_is_said_at_once(overrides: list[str], line: str) -> None:
+    with pytest.raises(MdeError, match=f"^{re.escape(line)}"):
+        check_job(composed(*overrides, script="deploy"))
 
 
 @pytest.mark.parametrize(
     ("target", "precision", "line"),
     [
         ("litert", "dynamic", "target=litert: computes nothing in dynamic; choose one of onnxruntime"),
-        ("tensorflow", "fp32", "target=tensorflow: computes nothing in fp32; choose one of pytorch, onnxruntime"),
+        ("tensorflow", "fp32", "target.name=tensorflow: unknown; choose from pytorch, onnxruntime"),
         ("onnxruntime", "int8", "no calibration frames"),
     ],
 )
@@ -119,9 +132,14 @@ def test_the_gate_can_send_every_layer_back_to_float(tmp_path: Path) -> None:
 
 
 def test_a_deployment_that_breaks_says_so_in_its_record(deploy, tmp_path: Path) -> None:
-    done = deploy("parity_frames=0", f"hydra.run.dir={tmp_path / 'run'}")
-    assert done.returncode != 0
-    assert json.loads((tmp_path / "run/metrics.json").read_text())["status"] == "failed"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model.onnx").write_bytes(b"of an earlier run")
+    done = deploy("quantize=dynamic", "quantize.max_drop=-2", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    record = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert record["status"] == "failed"
+    assert record["error"].startswith("quantize.max_drop=-2: delta1 falls by ")
+    assert {path.name for path in (tmp_path / "run").glob("model*")} == {"model.safetensors"}, "a refused file is there"
 
 
 def test_parity_names_the_worst_frame_and_draws_it(tmp_path: Path) -> None:
@@ -147,6 +165,24 @@ def test_parity_names_the_worst_frame_and_draws_it(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"parity_expected.png", "parity_found.png"}
     check_parity(measure_parity(network, network, frames, 4), network, network, frames, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_file_that_rounds_nothing_is_not_the_fake_quantized_one(tmp_path: Path) -> None:
+    from mde.data.folder import FolderFrames
+
+    frames = FolderFrames(write_frames(tmp_path / "frames"))
+    save_model(random_network(), tmp_path / "model.safetensors", input=[64, 64])
+    network = load_runtime(tmp_path / "model.safetensors", threads=1)
+
+    def off_by(share: float) -> Runtime:
+        return Runtime(tmp_path / "m", network.description, lambda image: network.infer(image) * np.float32(1 + share))
+
+    expected = off_by(0.05)  # stands for the fake-quantized network
+    moved = measure_parity(network, expected, frames, 2)
+    near, far = off_by(0.03), off_by(0.001)
+    check_rounding(measure_parity(near, expected, frames, 2), moved, near, expected, frames, tmp_path)
+    with pytest.raises(MdeError, match=r"differs from the fake-quantized network by .* see .*parity_found\.png"):
+        check_rounding(measure_parity(far, expected, frames, 2), moved, far, expected, frames, tmp_path)
 
 
 def test_an_engine_that_answers_nan_fails_parity(tmp_path: Path) -> None:

@@ -45,7 +45,6 @@ def test_a_page_escapes_what_it_shows_and_marks_a_run_that_did_not_end(tmp_path)
     [
         (None, 3, None, "not compared with PyTorch: the file came without its network"),
         ("PyTorch", 0, None, "not compared with PyTorch: nothing was predicted"),
-        ("PyTorch", 3, None, "not compared with PyTorch: parity_frames=0"),
         (
             "PyTorch, where it is fake-quantized",
             3,

@@ -3,18 +3,19 @@
 import json
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from mde.config import OptimizerConfig
 from mde.deploy.quantization.fake import FakeQuantized, convolutions, read_scales
 from mde.errors import MdeError
-from mde.models import build_model, load_model, save_model
+from mde.models import load_model, save_model
 from mde.training.module import BatchNorm, DepthModule
 from mde.training.objective import Objective
 from mde.training.quantization import QuantizationAware, build_quantization
-from tests.conftest import TINY
 from tests.export import random_network
 from tests.test_config import composed
 
@@ -101,30 +102,70 @@ def test_its_schedule_is_its_own_unless_asked_otherwise() -> None:
     assert config.optimizer.decoder_lr == 1
 
 
-def test_a_run_that_was_stopped_ends_like_one_that_was_not_and_is_deployed_as_trained(
-    run_train, frames_folder: Path, tmp_path: Path
-) -> None:
-    torch.manual_seed(0)
-    weights = tmp_path / "trained.safetensors"
-    save_model(build_model("midas_small", encoder="lite0"), weights, input=[64, 64])
-    data = ["data=folder", f"data.root={frames_folder}"]
-    options = [*data, *TINY[:3], *TINY[4:], f"weights={weights}", "quantize=qat", "trainer.max_steps=2"]
-    options += ["quantize.frames=4", "optimizer.warmup_steps=0", "optimizer.encoder_lr=1e-3"]
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert run_train(*options, f"hydra.run.dir={whole}").returncode == 0
-    run_train(*options, "trainer.max_minutes=0.00001", f"hydra.run.dir={stopped}")
-    assert json.loads((stopped / "metrics.json").read_text())["status"] == "incomplete"
-    done = run_train(f"resume={stopped}", "trainer.max_minutes=null")
-    assert done.returncode == 0, done.stderr[-2000:]
-    expected, found = (load_model(run / "model.safetensors").state_dict() for run in (whole, stopped))
-    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
-    assert read_scales(whole / "model.safetensors") == read_scales(stopped / "model.safetensors")
-    record = json.loads((stopped / "metrics.json").read_text())
-    assert record["quality"].keys() == record["before"]["quality"].keys() == {"tiny"}
+class OneFrame(L.LightningDataModule):
+    """The same frame at every step, so that a resumed run needs to skip none."""
 
-    command = [f"checkpoint={stopped / 'model.safetensors'}", "quantize=qat", *data]
-    deployed = run_train(*command, f"hydra.run.dir={tmp_path / 'deployed'}", script="deploy.py", steps=1)
-    assert deployed.returncode == 0, deployed.stderr[-2000:]
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        depth = torch.rand(1, 32, 32, generator=generator) + 1
+        self.frame = {"image": torch.randn(3, 32, 32, generator=generator), "depth": depth, "mask": depth > 0}
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader([self.frame] * 4, 1)  # type: ignore[arg-type]
+
+    def calibration(self, count: int) -> list[dict[str, Tensor]]:
+        return Images().calibration(count)
+
+
+def fitted(run_dir: Path, until: int, checkpoint: Path | None = None) -> tuple[L.Trainer, QuantizationAware]:
+    """A run of two steps, stopped after `until`."""
+    module = DepthModule(
+        random_network(reference=False), Objective("trimmed", 0.5, 0), OptimizerConfig(warmup_steps=0), 2
+    )
+    callback = QuantizationAware(2, run_dir)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=until,
+        callbacks=[callback],
+        default_root_dir=run_dir,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=OneFrame(), ckpt_path=str(checkpoint) if checkpoint else None, weights_only=True)
+    return trainer, callback
+
+
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    whole, expected = fitted(tmp_path / "whole", until=2)
+    stopped, _ = fitted(tmp_path / "stopped", until=1)
+    stopped.save_checkpoint(tmp_path / "last.ckpt")
+    resumed, found = fitted(tmp_path / "resumed", until=2, checkpoint=tmp_path / "last.ckpt")
+    assert resumed.global_step == 2
+    assert found.scales == expected.scales
+    weights, early = resumed.lightning_module.state_dict(), stopped.lightning_module.state_dict()
+    for name, tensor in whole.lightning_module.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    assert not torch.equal(weights["model.encoder.conv_stem.weight"], early["model.encoder.conv_stem.weight"])
+
+
+def test_what_was_trained_is_deployed_with_its_scales(run_train, frames_folder: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "trained.safetensors"
+    save_model(random_network(reference=False), weights, input=[64, 64])
+    data, sizes = ["data=folder", f"data.root={frames_folder}"], ["size=[64,64]", "batch_size=2", "workers=0"]
+    options = [*data, *sizes, f"weights={weights}", "quantize=qat", "logger=csv", f"hydra.run.dir={tmp_path / 'qat'}"]
+    done = run_train(*options, steps=1)
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = json.loads((tmp_path / "qat/metrics.json").read_text())
+    found, before = (entry["quality"]["tiny"]["rmse"] for entry in (record, record["before"]))
+    assert found != before
+    checkpoint = tmp_path / "qat/model.safetensors"
+    command = [f"checkpoint={checkpoint}", "quantize=qat", *data, f"hydra.run.dir={tmp_path / 'deployed'}"]
+    done = run_train(*command, "threads=1", script="deploy.py", steps=1)
+    assert done.returncode == 0, done.stderr[-2000:]
     entry = json.loads((tmp_path / "deployed/metrics.json").read_text())["deployment"]
-    assert entry["trained_scales"] == len(read_scales(stopped / "model.safetensors"))
+    assert entry["trained_scales"] == len(read_scales(checkpoint))
+    assert read_scales(tmp_path / "deployed/model.safetensors") == read_scales(checkpoint)
     assert entry["parity"]["largest"] > 1e-7

@@ -38,36 +38,42 @@ def quantize_within(
     quantize      the layers that stay float -> the network; called last with what is returned, so that it may write
                   the same file each time
     evaluate      the network -> delta1, a share
-    sensitivity   layer -> any measure that orders them; called where not everything can be quantized
+    sensitivity   layer -> any measure that orders them, empty where none can stay float; called where not everything
+                  can be quantized
     float_delta1  delta1 of the float network
 
     MdeError when it does not hold with every layer in float.
     """
     layers: list[str] = []
-    tried: dict[int, Gated[T]] = {}
+    latest: list[Gated[T]] = []  # and no earlier one: open networks take memory
 
     def holds(count: int) -> bool:
         excluded = tuple(layers[:count])
+        latest.clear()
         network = quantize(excluded)
         delta1 = evaluate(network)
-        tried[count] = Gated(network, delta1, float_delta1 - delta1, excluded)
+        latest.append(Gated(network, delta1, float_delta1 - delta1, excluded))
         return float_delta1 - delta1 <= max_drop
 
     if holds(0):
-        return tried[0]
+        return latest[0]
     costs = sensitivity()
     layers += sorted(costs, key=lambda layer: (-costs[layer], layer))
+    if not layers:
+        raise MdeError(
+            f"quantize.max_drop={max_drop:g}: delta1 falls by {latest[0].drop:.3g}; choose another precision"
+        )
     below, count = 0, 1
     while not holds(count):
         if count == len(layers):
             raise MdeError(
-                f"quantize.max_drop={max_drop:g}: delta1 falls by {tried[count].drop:.3g} with every layer in float; "
+                f"quantize.max_drop={max_drop:g}: delta1 falls by {latest[0].drop:.3g} with every layer in float; "
                 "this is no matter of INT8: check the export, or evaluate more frames"
             )
         below, count = count, min(2 * count, len(layers))
     while count - below > 1:
         middle = (below + count) // 2
         below, count = (below, middle) if holds(middle) else (middle, count)
-    if count != next(reversed(tried)):
+    if count != len(latest[0].excluded):
         holds(count)
-    return tried[count]
+    return latest[0]
