@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
 from mde.deploy.job import build, check_job, described, files_of, prepare
+from mde.deploy.options import only
 from mde.deploy.parity import Parity
 from mde.deploy.recording import Recording, viewer_installed
 from mde.deploy.results import ColourRange, Pictures, Prediction, Result, Sheet, Video
@@ -29,6 +30,9 @@ from mde.report.record import new_record
 from mde.report.terminal import say
 
 DEPLOYED = {suffix for suffix, _ in TARGETS.values()} - {".safetensors"}
+# The options that mean something here.
+OPENING = {"source", "checkpoint", "threads"}
+EXPORTING = OPENING | {"model", "data", "target", "quantize", "size", "parity_frames", "seed"}
 
 
 def predict(config: DictConfig) -> Path:
@@ -57,14 +61,14 @@ def predict(config: DictConfig) -> Path:
 def check_options(config: DictConfig) -> None:
     """MdeError for an option that means nothing beside `source`."""
     check_job(config)
-    if config.bundle or config.evaluate:
-        raise MdeError(f"source={config.source}: only predicts; leave out bundle and evaluate")
-    if Path(config.checkpoint).suffix in DEPLOYED and (config.quantize.kind != "none" or config.size):
-        raise MdeError(f"checkpoint={config.checkpoint}: is deployed already; leave out quantize and size")
+    if Path(config.checkpoint).suffix in DEPLOYED:
+        only(OPENING, "source= with a deployed file")
+    else:
+        only(EXPORTING, "source=")
 
 
 class Predictor:
-    """A runtime that is compared with the network in PyTorch, where there is one, on its first `count` frames."""
+    """A runtime that is compared with a network in PyTorch, where there is one, on its first `count` frames."""
 
     def __init__(self, runtime: Runtime, network: Runtime | None = None, count: int = 0):
         self.runtime, self.network, self.count = runtime, network, count
@@ -99,6 +103,7 @@ class Predictor:
 
 def open_deployed(config: DictConfig, record: dict[str, Any]) -> Predictor:
     """A file that was deployed earlier: there is nothing to compare it with."""
+    record["prediction"]["compared_with"] = None
     path = Path(config.checkpoint)
     runtime = load_runtime(path, threads=config.threads)
     record["model"] = {
@@ -120,7 +125,8 @@ def export(config: DictConfig, run_dir: Path, folder: Path, record: dict[str, An
         record["prediction"]["float_layers"] = list(gated.excluded)
     if not job.runs_here:
         say(f"{job.file.name} is built and does not run here: {runtime.name} predicts, from the same graph")
-    return Predictor(runtime, job.network, config.parity_frames)
+    record["prediction"]["compared_with"] = "PyTorch" + ", where it is fake-quantized" * bool(job.request.scales)
+    return Predictor(runtime, job.expected, config.parity_frames)
 
 
 def follow(source: Source, predictor: Predictor, run_dir: Path, entry: dict[str, Any]) -> None:

@@ -96,11 +96,13 @@ class Pictures:
 
 
 class Video:
-    """Image | inverse depth as H.264, each frame shown when the source shows it."""
+    """Image | inverse depth as H.264, each frame shown when the source shows it; one whose time repeats or steps back,
+    which no file may hold, right after the one before."""
 
     def __init__(self, path: Path, rate: Fraction):
         self.path, self.rate = path, rate
         self._stream: Any = None
+        self._last = -1  # ticks
 
     def __enter__(self) -> Self:
         # Fragments while it is written, an ordinary file once it is closed: whatever ends the process, what was
@@ -124,7 +126,8 @@ class Video:
             self._stream.codec_context.time_base = Fraction(1, TICKS)
         frame = av.VideoFrame.from_ndarray(prediction.picture, format="rgb24")
         frame = frame.reformat(self._stream.width, self._stream.height, "yuv420p")
-        frame.time_base, frame.pts = Fraction(1, TICKS), round((time or 0) * TICKS)
+        self._last = max(round((time or 0) * TICKS), self._last + 1)
+        frame.time_base, frame.pts = Fraction(1, TICKS), self._last
         self._container.mux(self._stream.encode(frame))
 
 

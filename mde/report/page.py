@@ -171,18 +171,25 @@ def _prediction(entry: dict[str, Any] | None) -> str:
     """What `deploy.py source=` predicted of what, and what it could not read."""
     if entry is None or "frames" not in entry:
         return ""
-    frames, seconds, parity = entry["frames"], entry["seconds"], entry["parity"]
     lines = {
         "source": entry["source"],
         "network": entry["network"],
-        "frames": f"{frames} in {seconds:.1f} s, with reading and writing",
-        "parity": f"at most {parity['largest']:.2g} of the output's range from PyTorch, first {parity['frames']} frames"
-        if parity
-        else "not compared with PyTorch: the file came without its network",
+        "frames": f"{entry['frames']} in {entry['seconds']:.1f} s, with reading and writing",
+        "parity": _prediction_parity(entry),
     }
     if "float_layers" in entry:
         lines["left in float"] = ", ".join(entry["float_layers"]) or "no layer"
     return _pairs(lines | {f"left out: {name}": reason for name, reason in entry["failed"].items()})
+
+
+def _prediction_parity(entry: dict[str, Any]) -> str:
+    if parity := entry["parity"]:
+        return (
+            f"at most {parity['largest']:.2g} of the output's range from {entry['compared_with']}, "
+            f"first {parity['frames']} frames"
+        )
+    reason = "the file came without its network" if entry["compared_with"] is None else "nothing was predicted"
+    return f"not compared with PyTorch: {reason}"
 
 
 def _status(record: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """deploy.py source=: what is written of pictures, folders, videos and cameras is what the network predicts."""
 
 import contextlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -14,12 +15,18 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 from PIL import Image
 
+from mde.cli import CONF
+from mde.data.transforms import normalise
 from mde.deploy import predict as module
 from mde.deploy import source as sources
 from mde.deploy.parity import Parity
-from mde.deploy.predict import Predictor, check_options, follow
+from mde.deploy.predict import Predictor, check_options, export, follow
+from mde.deploy.quantization.fake import SCALES, activation_scales, load_fake_quantized
 from mde.deploy.recording import Recording
 from mde.deploy.results import ColourRange, Pictures, Prediction, Video
 from mde.deploy.runtime import Runtime, load_runtime
@@ -27,7 +34,7 @@ from mde.deploy.source import Frame, open_source
 from mde.deploy.targets import Request, write_target
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
-from mde.models import save_model
+from mde.models import load_model, save_model
 from tests.conftest import train_command
 from tests.export import random_network
 from tests.test_config import composed
@@ -118,6 +125,7 @@ def test_a_picture_is_predicted_out_of_the_box(checkpoint: Path, tmp_path: Path)
     assert (record["status"], record["quality"], record["latency"]) == ("complete", {}, {})
     assert record["model"]["file_bytes"] == (run_dir / "model.onnx").stat().st_size
     assert 0 < record["prediction"]["parity"]["largest"] < 1e-3
+    assert record["prediction"]["compared_with"] == "PyTorch"
     page = (run_dir / "report.html").read_text()
     assert "data:image/png" in page
     assert "photo.png" in page
@@ -137,7 +145,7 @@ def test_a_deployed_file_is_not_exported_again_and_a_bad_picture_shows_in_the_ex
     assert (run_dir / "depth/photo.png").exists()
     record = json.loads((run_dir / "metrics.json").read_text())
     assert record["status"] == "failed"
-    assert record["prediction"]["parity"] is None
+    assert (record["prediction"]["parity"], record["prediction"]["compared_with"]) == (None, None)
     assert list(record["prediction"]["failed"]) == ["bad.png"]
     assert "damaged image" in (run_dir / "report.html").read_text()
 
@@ -289,6 +297,19 @@ def test_what_is_on_the_disk_plays_before_the_video_is_closed(tmp_path: Path) ->
     assert 50 <= len(read_video(tmp_path / "killed.mp4")[0]) < 150
 
 
+def test_frames_whose_times_repeat_or_step_back_follow_one_another(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    seconds = [Fraction(0), Fraction(1, 10), Fraction(1, 10), Fraction(1, 20), Fraction(1, 5)]
+    with Video(tmp_path / "depth.mp4", Fraction(10)) as video:
+        for index, time in enumerate(seconds):
+            rgb = photo(index, 32, 32)
+            video.add(Prediction(Frame("", rgb, time), rgb[..., 0].astype(np.float32), 0, 255))
+    _, times = read_video(tmp_path / "depth.mp4")
+    assert len(times) == 5
+    assert all(before < after for before, after in itertools.pairwise(times))
+    assert [times[0], times[1], times[4]] == [seconds[0], seconds[1], seconds[4]]
+
+
 def test_colours_of_a_video_do_not_flicker_and_follow_a_new_scene() -> None:
     limits = ColourRange(Fraction(25))
     scene = np.linspace(1, 3, 64 * 64, dtype=np.float32).reshape(64, 64)
@@ -393,15 +414,73 @@ def test_a_file_that_computes_something_else_than_pytorch_stops(checkpoint: Path
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (["checkpoint=midas", "bundle=true"], "source=photo.jpg: only predicts; leave out bundle and evaluate"),
-        (["checkpoint=midas", "evaluate=[rooms]"], "source=photo.jpg: only predicts"),
-        (["checkpoint=model.onnx", "quantize=int8"], "checkpoint=model.onnx: is deployed already; leave out quantize"),
-        (["checkpoint=model.xml", "size=[64,64]"], "checkpoint=model.xml: is deployed already"),
+        (["checkpoint=midas", "bundle=true"], "bundle: means nothing to source=; leave it out"),
+        (["checkpoint=midas", "evaluate=[rooms]"], "evaluate: means nothing to source="),
+        (["checkpoint=midas", "device.profile=missing.json"], r"device\.profile: means nothing to source="),
+        (["checkpoint=model.onnx", "target=openvino"], "target: means nothing to source= with a deployed file"),
+        (["checkpoint=model.onnx", "quantize=int8"], "quantize: means nothing to source= with a deployed file"),
+        (["checkpoint=model.xml", "size=[64,64]"], "size: means nothing to source= with a deployed file"),
+        (["checkpoint=midas", "hydra.mode=MULTIRUN"], "source=: is one run, no job of a sweep; leave out -m"),
     ],
 )
-def test_options_that_would_be_ignored_are_refused(overrides: list[str], line: str) -> None:
+def test_options_that_would_be_ignored_are_refused(
+    overrides: list[str], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = called(monkeypatch, "source=photo.jpg", *overrides)
     with pytest.raises(MdeError, match=line):
-        check_options(composed("source=photo.jpg", *overrides, script="deploy"))
+        check_options(config)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["checkpoint=model.onnx", "threads=1"],
+        [
+            "checkpoint=midas",
+            "model.encoder=lite0",
+            "target=openvino",
+            "quantize=int8",
+            "quantize.frames=8",
+            "size=[64,64]",
+        ],
+        ["checkpoint=midas", "data=folder", "data.root=rooms", "parity_frames=4", "threads=1", "seed=1"],
+    ],
+)
+def test_options_that_mean_something_are_taken(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    check_options(called(monkeypatch, "source=photo.jpg", *overrides))
+
+
+def test_a_file_trained_for_int8_is_compared_with_the_fake_quantized_network(checkpoint: Path, tmp_path: Path) -> None:
+    model = load_model(checkpoint)
+    network = deployable(model)
+    image = torch.from_numpy(photo(0, 64, 64)).permute(2, 0, 1)
+    scales = activation_scales(network, [normalise(image[None] / 255, model.mean, model.std)])
+    trained = tmp_path / "qat.safetensors"
+    save_model(model, trained, input=[64, 64], **{SCALES: scales})
+    overrides = (f"checkpoint={trained}", "source=photo.png", "quantize=qat", "threads=1")
+    record: dict[str, Any] = {"prediction": {}}
+    (tmp_path / "run").mkdir()
+    predictor = export(composed(*overrides, script="deploy"), tmp_path / "run", tmp_path, record)
+    graph = ImageGraph(deployable(load_fake_quantized(trained)), model.mean, model.std)
+    with torch.no_grad():
+        expected = graph(torch.from_numpy(photo(0, 64, 64))[None]).numpy()
+    assert predictor.network is not None
+    exact, found = (
+        each.infer(photo(0, 64, 64)[None]) for each in (load_runtime(checkpoint, threads=1), predictor.network)
+    )
+    assert np.abs(found - expected).max() < 1e-5 * np.ptp(expected)
+    assert np.abs(exact - expected).max() > 1e-3 * np.ptp(expected)
+    predictor(photo())
+    assert predictor.parity() is not None
+    assert record["prediction"]["compared_with"] == "PyTorch, where it is fake-quantized"
+
+
+def called(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> DictConfig:
+    """What deploy.py composes of its command line, which Hydra also remembers."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("deploy", list(overrides), return_hydra_config=True)
+    monkeypatch.setattr(HydraConfig.instance(), "cfg", config)
+    return config
 
 
 def test_a_recording_holds_image_depth_and_points_that_project_onto_their_pixels(tmp_path: Path) -> None:
@@ -421,6 +500,15 @@ def test_a_recording_holds_image_depth_and_points_that_project_onto_their_pixels
     pixels = focal * points[0, :, :2] / points[0, :, 2:]
     assert pixels.reshape(50, 70, 2)[10, 20] == pytest.approx((20 - 34.5, 10 - 24.5), abs=1e-3)
     assert {"/camera/image:EncodedImage:blob", "/camera/depth:DepthImage:buffer"} <= set(columns)
+
+
+def test_a_recording_keeps_every_frame_of_a_video_of_five_a_second(tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    rgb = photo(0, 8, 8)
+    with Recording(tmp_path / "depth.rrd", None) as recording:
+        for index in range(20):
+            recording.add(Prediction(Frame("x", rgb, Fraction(index, 5)), np.ones((8, 8), np.float32), 1.0, 3.0))
+    assert recording.frames == 20
 
 
 def recorded_columns(path: Path) -> dict[str, Any]:

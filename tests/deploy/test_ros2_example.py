@@ -1,5 +1,6 @@
 """The ROS 2 example against stand-ins for ROS's modules, which no package index has."""
 
+import array
 import importlib.util
 import sys
 from types import ModuleType, SimpleNamespace
@@ -14,14 +15,14 @@ from tests.conftest import ROOT
 
 class FakeNode:
     def __init__(self, name):
-        self.sent, self.topics, self.errors = [], {}, []
+        self.sent, self.topics, self.errors, self.qos = [], {}, [], {}
 
     def create_publisher(self, kind, topic, qos):
-        self.topic = topic
+        self.topic, self.qos["published"] = topic, qos
         return SimpleNamespace(publish=self.sent.append)
 
     def create_subscription(self, kind, topic, callback, qos):
-        self.topics[topic] = callback
+        self.topics[topic], self.qos["subscribed"] = callback, qos
 
     def get_logger(self):
         return SimpleNamespace(error=lambda text, **_: self.errors.append(text))
@@ -30,10 +31,14 @@ class FakeNode:
 @pytest.fixture
 def example(monkeypatch):
     modules = {
-        name: ModuleType(name) for name in ("rclpy", "rclpy.node", "rclpy.qos", "sensor_msgs", "sensor_msgs.msg")
+        name: ModuleType(name)
+        for name in ("rclpy", "rclpy.node", "rclpy.qos", "rclpy.utilities", "sensor_msgs", "sensor_msgs.msg")
     }
+    modules["rclpy"].init, modules["rclpy"].utilities = lambda args: None, modules["rclpy.utilities"]
+    modules["rclpy.utilities"].remove_ros_args = lambda args: args[: args.index("--ros-args")]
     modules["rclpy.node"].Node = FakeNode
-    modules["rclpy.qos"].qos_profile_sensor_data = None
+    modules["rclpy.qos"].QoSProfile = SimpleNamespace
+    modules["rclpy.qos"].ReliabilityPolicy = SimpleNamespace(BEST_EFFORT="best effort")
     modules["sensor_msgs.msg"].Image = SimpleNamespace
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -66,6 +71,8 @@ def test_every_image_is_answered_with_the_runtimes_inverse_depth(example, encodi
     node.topics["image"](message(rgb, encoding, padding=6))
     (sent,) = node.sent
     assert (sent.header, sent.encoding, sent.height, sent.width, sent.step) == ("now", "32FC1", 20, 30, 120)
+    assert isinstance(sent.data, array.array)  # which ROS takes without looking at each byte
+    assert sent.data.typecode == "B"
     depth = np.frombuffer(sent.data, np.float32).reshape(20, 30)
     np.testing.assert_array_equal(depth, runtime().predict(rgb))
 
@@ -84,3 +91,25 @@ def test_another_encoding_is_named_and_not_guessed(example):
     node.on_image(message(np.zeros((4, 4, 3), np.uint8), "rgb8", 0).__class__(encoding="mono16"))
     assert node.sent == []
     assert "mono16" in node.errors[0]
+
+
+def test_no_image_waits_but_the_newest_and_every_subscriber_is_served(example):
+    node = example.DepthNode(runtime())
+    assert (node.qos["subscribed"].depth, node.qos["subscribed"].reliability) == (1, "best effort")
+    assert node.qos["published"] == 1  # a depth: the rest as ROS has it, which is reliable
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "usage: python ros2_depth.py MODEL"),
+        (["a.onnx", "b.onnx"], "usage: python ros2_depth.py MODEL"),
+        (["missing.onnx"], "error: missing.onnx: no such file"),
+    ],
+)
+def test_a_mistaken_call_is_one_line(example, monkeypatch, arguments, line):
+    monkeypatch.setattr(sys, "argv", ["ros2_depth.py", *arguments, "--ros-args", "-r", "image:=/camera"])
+    with pytest.raises(SystemExit) as caught:
+        example.main()
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)

@@ -40,6 +40,36 @@ def test_a_page_escapes_what_it_shows_and_marks_a_run_that_did_not_end(tmp_path)
     assert "class='bad'" in page
 
 
+@pytest.mark.parametrize(
+    ("compared_with", "frames", "parity", "sentence"),
+    [
+        (None, 3, None, "not compared with PyTorch: the file came without its network"),
+        ("PyTorch", 0, None, "not compared with PyTorch: nothing was predicted"),
+        (
+            "PyTorch, where it is fake-quantized",
+            3,
+            {"largest": 0.25, "frames": 2},
+            "at most 0.25 of the output&#x27;s range from PyTorch, where it is fake-quantized, first 2 frames",
+        ),
+    ],
+)
+def test_the_page_says_why_a_prediction_was_not_compared_with_pytorch(
+    tmp_path, compared_with, frames, parity, sentence
+):
+    record = new_record("complete", model={"name": "midas_small"}, quality={})
+    record["prediction"] = {
+        "source": "photo.png",
+        "network": "model.onnx in onnxruntime, fp32",
+        "frames": frames,
+        "seconds": 1.0,
+        "failed": {},
+        "parity": parity,
+        "compared_with": compared_with,
+    }
+    write_record(tmp_path, record)
+    assert sentence in write_report(tmp_path).read_text()
+
+
 def test_the_record_is_json_without_nan(tmp_path):
     write_record(tmp_path, {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": (1, 2)}})
     text = (tmp_path / "metrics.json").read_text()
