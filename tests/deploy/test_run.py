@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from mde.deploy.parity import check_parity, measure_parity
+from mde.data.folder import FolderFrames
+from mde.deploy.parity import check_parity, check_rounding, measure_parity
+from mde.deploy.quantization.fake import activation_scales, fake_quantize
 from mde.deploy.runtime import Runtime, load_runtime
 from mde.deploy.targets import Request, write_target
+from mde.engines import graph_engine
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
 from mde.models import build_model, save_model
@@ -96,8 +99,6 @@ def test_what_a_target_does_not_compute_is_refused(target: str, precision: str, 
 
 
 def test_parity_names_the_worst_frame_and_draws_it(tmp_path: Path) -> None:
-    from mde.data.folder import FolderFrames
-
     frames = FolderFrames(write_frames(tmp_path / "frames"))
     save_model(random_network(), tmp_path / "model.safetensors", input=[64, 64])
     network = load_runtime(tmp_path / "model.safetensors", threads=1)
@@ -121,11 +122,36 @@ def test_parity_names_the_worst_frame_and_draws_it(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_answers_nan_fails_parity(tmp_path: Path) -> None:
-    from mde.data.folder import FolderFrames
-
     frames = FolderFrames(write_frames(tmp_path / "frames"))
     save_model(random_network(), tmp_path / "model.safetensors", input=[64, 64])
     network = load_runtime(tmp_path / "model.safetensors", threads=1)
     runtime = Runtime(tmp_path / "m.onnx", network.description, lambda image: network.infer(image) * np.float32(np.nan))
     with pytest.raises(MdeError, match="differs from PyTorch"):
         check_parity(measure_parity(runtime, network, frames, 2), runtime, network, frames, tmp_path)
+
+
+def test_a_file_that_rounds_nothing_or_something_else_is_not_what_was_trained(tmp_path: Path) -> None:
+    frames = FolderFrames(write_frames(tmp_path / "frames"))
+    model = random_network(reference=False)
+    image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    scales = activation_scales(model, [image])
+    save_model(model, tmp_path / "model.safetensors", input=[64, 64])
+    network = load_runtime(tmp_path / "model.safetensors", threads=1)
+
+    def rounded(factor: float) -> Runtime:
+        other = deployable(model)
+        fake_quantize(other, {name: factor * scale for name, scale in scales.items()})
+        engine = graph_engine(ImageGraph(other, model.mean, model.std), 1)
+        return Runtime(tmp_path / "model.onnx", network.description, engine)
+
+    expected = rounded(1)
+    moved = measure_parity(network, expected, frames, 2)
+    assert moved.mean > 1e-3
+    for runtime in (network, rounded(3)):
+        parity = measure_parity(runtime, expected, frames, 2)
+        with pytest.raises(MdeError, match="differs from the fake-quantized network by"):
+            check_rounding(parity, moved, runtime, expected, frames, tmp_path / "pictures")
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"parity_expected.png", "parity_found.png"}
+    same = measure_parity(rounded(1), expected, frames, 2)
+    check_rounding(same, moved, rounded(1), expected, frames, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
