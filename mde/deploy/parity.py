@@ -64,12 +64,13 @@ def check_rounding(
 
     No fixed limit: rounding makes a whole step of a sum that differs in its last bit, and each step moves other values
     across their own edges, so that after dozens of layers two engines round partly at random. Their distance then is a
-    share of what rounding does at all: a quarter to three quarters were seen, and a file that rounds nothing has 1.
+    share of what rounding does at all: a fifth to a half on trained networks, and a file that rounds nothing has 1.
+    Below what even FP32 may differ by, nothing is told apart: an untrained network hardly moves when it is rounded.
     """
-    if parity.mean > ROUNDED * moved.mean:
+    if parity.mean > max(ROUNDED * moved.mean, PARITY["fp32"]):
         raise MdeError(
             f"{runtime.name}: differs from the fake-quantized network by {parity.mean:.2g} of the output's range on "
-            f"average, as the float network does ({moved.mean:.2g}); "
+            f"average, the float network by {moved.mean:.2g}; "
             + _drawn(frames[parity.worst], runtime, network, frames.cap, pictures)
         )
 

@@ -11,10 +11,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from mde.data.folder import FolderFrames
 from mde.deploy.job import Job, check_job, sensitivity, written
 from mde.deploy.parity import check_parity, check_rounding, measure_parity
+from mde.deploy.quantization.fake import activation_scales, fake_quantize
 from mde.deploy.runtime import Runtime, load_runtime
 from mde.deploy.targets import Request, write_target
+from mde.engines import graph_engine
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
 from mde.models import build_model, read_metadata, save_model
@@ -143,8 +146,6 @@ def test_a_deployment_that_breaks_says_so_in_its_record(deploy, tmp_path: Path) 
 
 
 def test_parity_names_the_worst_frame_and_draws_it(tmp_path: Path) -> None:
-    from mde.data.folder import FolderFrames
-
     frames = FolderFrames(write_frames(tmp_path / "frames"))
     save_model(random_network(), tmp_path / "model.safetensors", input=[64, 64])
     network = load_runtime(tmp_path / "model.safetensors", threads=1)
@@ -167,30 +168,37 @@ def test_parity_names_the_worst_frame_and_draws_it(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-def test_a_file_that_rounds_nothing_is_not_the_fake_quantized_one(tmp_path: Path) -> None:
-    from mde.data.folder import FolderFrames
-
-    frames = FolderFrames(write_frames(tmp_path / "frames"))
-    save_model(random_network(), tmp_path / "model.safetensors", input=[64, 64])
-    network = load_runtime(tmp_path / "model.safetensors", threads=1)
-
-    def off_by(share: float) -> Runtime:
-        return Runtime(tmp_path / "m", network.description, lambda image: network.infer(image) * np.float32(1 + share))
-
-    expected = off_by(0.05)  # stands for the fake-quantized network
-    moved = measure_parity(network, expected, frames, 2)
-    near, far = off_by(0.03), off_by(0.001)
-    check_rounding(measure_parity(near, expected, frames, 2), moved, near, expected, frames, tmp_path)
-    with pytest.raises(MdeError, match=r"differs from the fake-quantized network by .* see .*parity_found\.png"):
-        check_rounding(measure_parity(far, expected, frames, 2), moved, far, expected, frames, tmp_path)
-
-
 def test_an_engine_that_answers_nan_fails_parity(tmp_path: Path) -> None:
-    from mde.data.folder import FolderFrames
-
     frames = FolderFrames(write_frames(tmp_path / "frames"))
     save_model(random_network(), tmp_path / "model.safetensors", input=[64, 64])
     network = load_runtime(tmp_path / "model.safetensors", threads=1)
     runtime = Runtime(tmp_path / "m.onnx", network.description, lambda image: network.infer(image) * np.float32(np.nan))
     with pytest.raises(MdeError, match="differs from PyTorch"):
         check_parity(measure_parity(runtime, network, frames, 2), runtime, network, frames, tmp_path)
+
+
+def test_a_file_that_rounds_nothing_or_something_else_is_not_what_was_trained(tmp_path: Path) -> None:
+    frames = FolderFrames(write_frames(tmp_path / "frames"))
+    model = random_network(reference=False)
+    image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    scales = activation_scales(model, [image])
+    save_model(model, tmp_path / "model.safetensors", input=[64, 64])
+    network = load_runtime(tmp_path / "model.safetensors", threads=1)
+
+    def rounded(factor: float) -> Runtime:
+        other = deployable(model)
+        fake_quantize(other, {name: factor * scale for name, scale in scales.items()})
+        engine = graph_engine(ImageGraph(other, model.mean, model.std), 1)
+        return Runtime(tmp_path / "model.onnx", network.description, engine)
+
+    expected = rounded(1)
+    moved = measure_parity(network, expected, frames, 2)
+    assert moved.mean > 1e-3
+    for runtime in (network, rounded(3)):
+        parity = measure_parity(runtime, expected, frames, 2)
+        with pytest.raises(MdeError, match="differs from the fake-quantized network by"):
+            check_rounding(parity, moved, runtime, expected, frames, tmp_path / "pictures")
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"parity_expected.png", "parity_found.png"}
+    same = measure_parity(rounded(1), expected, frames, 2)
+    check_rounding(same, moved, rounded(1), expected, frames, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
