@@ -104,6 +104,27 @@ def test_what_cannot_be_compared_is_one_line(overrides: list[str], line: str, tm
     assert last.startswith(line)
 
 
+@pytest.fixture
+def compare_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Sequence[Path]], Callable[[], dict[str, Any]]]:
+    """Compares files in this process, on a folder of frames, and returns what reads the record."""
+    monkeypatch.setenv("MDE_MAX_STEPS", "2")
+    monkeypatch.setattr(module, "peak_memory", lambda *_: 1.0)
+
+    def run(files: Sequence[Path]) -> dict[str, Any]:
+        config = composed("deploy", "data=folder", f"data.root={write_frames(tmp_path / 'frames')}", "threads=1")
+        config.compare = [str(file) for file in files]
+        record = new_record("running", candidates=[])
+        record["candidates"] = [
+            {"name": name, "file": file, "status": "incomplete"}
+            for name, file in zip(short_names(config.compare), config.compare, strict=True)
+        ]
+        return config, record
+
+    return run
+
+
 def test_files_are_named_by_as_many_folders_as_tell_them_apart() -> None:
     assert short_names(["/a/b/x.onnx", "/a/c/y.onnx"]) == ["x.onnx", "y.onnx"]
     assert short_names(["/a/b/x.onnx", "/a/c/x.onnx", "/z.onnx"]) == ["b/x.onnx", "c/x.onnx", "z.onnx"]
