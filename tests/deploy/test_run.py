@@ -119,8 +119,11 @@ def test_the_gate_can_send_every_layer_back_to_float(tmp_path: Path) -> None:
 
 
 def test_a_deployment_that_breaks_says_so_in_its_record(deploy, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/layers.csv").write_text("of an earlier run")
     done = deploy("parity_frames=0", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode != 0
+    assert not (tmp_path / "run/layers.csv").exists()
     assert json.loads((tmp_path / "run/metrics.json").read_text())["status"] == "failed"
 
 
