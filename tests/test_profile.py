@@ -109,6 +109,13 @@ def test_a_profile_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.parametrize("times", [[], [profile.LayerTime("relu", "Relu", 0.0)]])
+def test_a_profile_without_any_time_is_none(times: list[profile.LayerTime], tmp_path: Path) -> None:
+    write_layers(tmp_path, times)
+    assert list(tmp_path.iterdir()) == []
+    assert layer_table(tmp_path, "onnxruntime") == ""
+
+
 def test_the_page_shows_the_slowest_layers_first_with_bars(tmp_path: Path) -> None:
     times = [profile.LayerTime(f"<layer> {number}, a", "Conv", float(number % 17)) for number in range(20)]
     write_layers(tmp_path, times)

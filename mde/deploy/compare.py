@@ -3,7 +3,7 @@
 import contextlib
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,48 +11,50 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mde.benchmark import interleave, latency_entry
 from mde.data.sample import Frames, Splits
-from mde.deploy.job import files_of
+from mde.deploy.description import Description
+from mde.deploy.job import files_of, recorded
+from mde.deploy.options import only
 from mde.deploy.reference import open_published, published_graph
-from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
-from mde.deploy.speed import WARMUP, camera_image, rounds, time_around
+from mde.deploy.runtime import load_runtime, runtime_predictor
+from mde.deploy.speed import WARMUP, camera_image, library, rounds, time_around
 from mde.deploy.targets import Request
 from mde.engine_memory import peak_memory
-from mde.engines import Engine, engine_version
+from mde.engines import Engine
 from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, frame_limit, ramp_predictor, spread
+from mde.jetson.builder import read_record
 from mde.models import read_metadata
 from mde.report.comparison import show_comparison, write_comparison
 from mde.report.pictures import comparison_sheet
-from mde.report.record import new_record, write_record
+from mde.report.record import new_record
 from mde.report.terminal import say
 
 SHOWN = 4  # frames in the picture sheet
-OPTIONS = {"compare", "data", "evaluate", "threads", "seed", "size", "sweep"}  # that mean something here
+OPTIONS = {"compare", "data", "evaluate", "threads", "seed", "size"}  # that mean something here
 
 
-@dataclass
 class Candidate:
-    """One file, the runtime that opened it, and its entry in the record; without a runtime it is out."""
+    """One file, opened, its number in the list, and its entry in the record, which says when it is out."""
 
-    name: str
-    path: Path
-    record: dict[str, Any]
-    runtime: Runtime | None = None
-
-    @property
-    def engine(self) -> str:
-        return self.opened.description.engine
-
-    @property
-    def opened(self) -> Runtime:
-        assert self.runtime is not None, "asked only of candidates that are in"
-        return self.runtime
+    def __init__(self, number: int, record: dict[str, Any], threads: int):
+        self.number, self.record = number, record
+        self.name: str = record["name"]
+        self.path = Path(record["file"])
+        self.runtime = load_runtime(self.path, threads=threads)
+        about = self.runtime.description
+        size = sum(path.stat().st_size for path in files_of(self.path))
+        record |= {
+            "engine": about.engine,
+            "precision": about.precision,
+            "model": {"name": about.network, "input": list(about.input), "file_bytes": size},
+            "quality": {},
+            "latency": {},
+        }
 
 
 def compare(config: DictConfig) -> Path:
@@ -60,41 +62,38 @@ def compare(config: DictConfig) -> Path:
 
     MdeError, after that, when a file could not be opened or run; the others are on the page.
     """
-    _check_options()
+    only(OPTIONS, "compare=")
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     torch.manual_seed(config.seed)
-    candidates = [
-        Candidate(name, Path(file), {"name": name, "file": file, "status": "running"})
-        for name, file in zip(short_names(config.compare), config.compare, strict=True)
-    ]
-    for candidate in candidates:
-        with _out_on_error(candidate):
-            candidate.runtime = load_runtime(candidate.path, threads=config.threads)
-            candidate.record |= _described(candidate)
+    torch.set_num_threads(config.threads)  # of pre- and post-processing, whatever the engines
+    names = zip(short_names(config.compare), config.compare, strict=True)
+    entries = [{"name": name, "file": file, "status": "incomplete"} for name, file in names]
+    record = new_record("running", candidates=entries)
+    with recorded(run_dir, record, partial(write_comparison, record=record)):
+        carry_out(config, run_dir, record)
+        show_comparison(record)
+        failed = [f"{entry['name']}: {entry['error']}" for entry in entries if entry["status"] == "failed"]
+        if failed:
+            raise MdeError(f"compare: {len(failed)} of {len(entries)} files failed: {'; '.join(failed)}")
+    return run_dir
+
+
+def carry_out(config: DictConfig, run_dir: Path, record: dict[str, Any]) -> None:
+    """Opens, evaluates, measures and draws the candidates of the record; one that fails is left out of what follows."""
+    candidates = []
+    for number, entry in enumerate(record["candidates"], start=1):
+        with _out_on_error(entry):
+            candidates.append(Candidate(number, entry, config.threads))
     if config.size is None:  # at which synthetic frames are rendered
-        config.size = next((list(c.opened.description.input) for c in candidates if c.runtime), [256, 256])
+        config.size = list(candidates[0].runtime.description.input) if candidates else [256, 256]
+    OmegaConf.save(config, run_dir / "config.yaml")
     splits: Splits = instantiate(config.data)
     sets = evaluation_sets(splits, config.evaluate)
-    OmegaConf.save(config, run_dir / "config.yaml")
-    record = new_record("running", candidates=[candidate.record for candidate in candidates])
-    write_record(run_dir, record)
-    record["baselines"] = _quality(candidates, sets)
-    if any(map(_is_in, candidates)):
-        _latency(candidates, config.threads)
-        _pictures(candidates, sets[0], run_dir)
-    failed = [candidate.record for candidate in candidates if candidate.runtime is None]
-    for candidate in candidates:
-        if candidate.runtime is not None:
-            candidate.record["status"] = "complete"
-    error = "; ".join(f"{entry['name']}: {entry['error']}" for entry in failed)
-    record |= {"status": "failed", "error": error} if failed else {"status": "complete"}
-    write_record(run_dir, record)
-    page = write_comparison(run_dir, record)
-    show_comparison(record)
-    say(f"report: {page}")
-    if failed:
-        raise MdeError(f"compare: {len(failed)} of {len(candidates)} files failed: {error}")
-    return run_dir
+    record["baselines"] = quality(candidates, sets)
+    if candidates := _left(candidates):
+        latency(candidates, config.threads)
+    if candidates := _left(candidates):
+        record["sheet"] = draw(candidates, sets[0], run_dir)
 
 
 def short_names(files: Sequence[str]) -> list[str]:
@@ -113,125 +112,122 @@ def _short_name(path: Path, others: Sequence[Path]) -> str:
     return "/".join(path.parts[-parts:])
 
 
-def _check_options() -> None:
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN:
-        raise MdeError("compare: makes one page of all its files by itself; leave out -m")
-    for override in hydra.overrides.task:
-        key = override.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] not in OPTIONS:
-            raise MdeError(f"{key}: means nothing to compare=, which takes files as they are; leave it out")
-
-
 @contextlib.contextmanager
-def _out_on_error(candidate: Candidate) -> Iterator[None]:
+def _out_on_error(entry: dict[str, Any]) -> Iterator[None]:
     """A candidate that raises is out, and the others go on."""
     try:
         yield
     except Exception as error:
-        line = str(error)
-        if not isinstance(error, MdeError):  # nobody foresaw it
-            traceback.print_exc()
-            line = f"{type(error).__name__}: {' '.join(line.split())}"
-        say(f"failed: {candidate.name}: {line}")
-        candidate.runtime = None
-        candidate.record |= {"status": "failed", "error": line}
+        entry |= {"status": "failed", "error": _reason(error)}
+        say(f"failed: {entry['name']}: {entry['error']}")
 
 
-def _described(candidate: Candidate) -> dict[str, Any]:
-    description = candidate.opened.description
-    size = sum(path.stat().st_size for path in files_of(candidate.path))
-    return {
-        "engine": description.engine,
-        "precision": description.precision,
-        "model": {"name": description.network, "input": list(description.input), "file_bytes": size},
-        "quality": {},
-        "latency": {},
-    }
+def _left(candidates: Sequence[Candidate]) -> list[Candidate]:
+    return [candidate for candidate in candidates if candidate.record["status"] != "failed"]
 
 
-def _quality(candidates: Sequence[Candidate], sets: Sequence[Frames]) -> dict[str, Any]:
-    """Every candidate's on every set; returns the baseline that knows nothing."""
+def _reason(error: Exception) -> str:
+    """In one line; where nobody foresaw it, how it came about goes to the terminal."""
+    if isinstance(error, MdeError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def quality(candidates: Sequence[Candidate], sets: Sequence[Frames]) -> dict[str, Any]:
+    """Every candidate's on every set, in its record; returns the baseline that knows nothing."""
     ramp = {}
     for frames in sets:
         run = partial(evaluate, frames=frames, limit=frame_limit())
         ramp[frames.name] = run(ramp_predictor)
-        for candidate in filter(_is_in, candidates):
-            with _out_on_error(candidate):
-                predict = runtime_predictor(candidate.opened)
+        for candidate in _left(candidates):
+            with _out_on_error(candidate.record):
+                predict = runtime_predictor(candidate.runtime)
                 title = f"{candidate.name} on {frames.name}"
                 candidate.record["quality"][frames.name] = run(predict, progress=title)
     return {"vertical_ramp": ramp}
 
 
-def _latency(candidates: Sequence[Candidate], threads: int) -> None:
-    """All in one round after the other, the published graphs that they are compared with among them."""
-    timed = list(filter(_is_in, candidates))
-    with tempfile.TemporaryDirectory() as folder:
-        images = {candidate.name: candidate.opened.preprocess(camera_image()) for candidate in timed}
-        calls: dict[str, Callable[[], object]] = {c.name: partial(c.opened.infer, images[c.name]) for c in timed}
-        baselines = {}
-        for candidate in timed:
-            baselines[candidate.name] = timed[0].name
-            label = published_label(candidate)
-            if label is None:
-                continue
-            try:
-                if label not in calls:
-                    place = Path(folder) / str(len(calls))
-                    calls[label] = partial(_open_published(candidate, place, threads), images[candidate.name])
-                baselines[candidate.name] = label
-            except MdeError as error:
-                say(f"{candidate.name}: no speed-up against the {label}: {error}")
-        times = interleave(calls, WARMUP, rounds())
-    for candidate in timed:
-        with _out_on_error(candidate):
-            baseline = baselines[candidate.name]
-            entry = latency_entry(times[candidate.name], times[baseline])
-            entry |= {"precision": candidate.record["precision"], "threads": threads, "warmup": WARMUP}
-            entry |= {"engine_version": engine_version(candidate.engine), "baseline": baseline}
-            entry |= time_around(candidate.opened)
-            entry["peak_rss_mb"] = peak_memory(candidate.engine, candidate.path, images[candidate.name], threads)
-            candidate.record["latency"][candidate.engine] = entry
+def latency(candidates: Sequence[Candidate], threads: int) -> None:
+    """All in one round after the other, the published graphs that they are compared with among them.
 
-
-def published_label(candidate: Candidate) -> str | None:
-    """The baseline of the candidate's speed-up; None where nothing says which network it was.
-
-    That its own file says, or model.safetensors beside it, where deploy.py leaves it.
+    With it a candidate's record is complete.
     """
-    metadata = _metadata(candidate.path)
-    about = candidate.opened.description
-    if metadata is None or metadata["network"] != about.network:
+    images = {c.name: c.runtime.preprocess(camera_image()) for c in candidates}
+    calls: dict[str, Callable[[], object]] = {c.name: partial(c.runtime.infer, images[c.name]) for c in candidates}
+    baselines = dict.fromkeys(calls, candidates[0].name)
+    with tempfile.TemporaryDirectory() as folder:
+        for candidate in candidates:
+            try:
+                baseline = published(candidate)
+                if baseline is None:
+                    continue
+                if baseline.label not in calls:
+                    engine = baseline.open(Path(tempfile.mkdtemp(dir=folder)), threads)
+                    calls[baseline.label] = partial(engine, images[candidate.name])
+                baselines[candidate.name] = baseline.label
+            except Exception as error:
+                say(f"{candidate.name}: no speed-up against the published graph: {_reason(error)}")
+        times = interleave(calls, WARMUP, rounds())
+    for candidate in candidates:
+        with _out_on_error(candidate.record):
+            about, against = candidate.runtime.description, baselines[candidate.name]
+            entry = latency_entry(times[candidate.name], times[against])
+            entry |= {"precision": about.precision, "threads": threads, "warmup": WARMUP, "baseline": against}
+            entry |= {"engine_version": library(about.engine, candidate.path)}
+            entry |= time_around(candidate.runtime)
+            entry["peak_rss_mb"] = peak_memory(about.engine, candidate.path, images[candidate.name], threads)
+            candidate.record["latency"][about.engine] = entry
+            candidate.record["status"] = "complete"
+
+
+@dataclass(frozen=True)
+class Published:
+    """The published form of a candidate's network, FP32 in the candidate's engine.
+
+    about    what the candidate's file says
+    options  of the network, as `build_model` takes them
+    library  that runs it: of TensorRT there are two
+    """
+
+    about: Description
+    options: Mapping[str, Any]
+    library: str
+
+    @property
+    def label(self) -> str:
+        about = self.about
+        options = " ".join(str(value) for name, value in self.options.items() if name != "reference")
+        size = f"{about.input[0]} x {about.input[1]} {about.layout} {about.dtype}"
+        return f"published graph of {about.network} {options}, {size}, fp32 in {self.library}"
+
+    def open(self, folder: Path, threads: int) -> Engine:
+        """Its file is left in the folder, which is empty."""
+        about = self.about
+        graph = published_graph(about.network, self.options, about.layout, about.dtype)
+        request = Request(about.network, graph, about.input, "fp32", folder, library=self.library)
+        return open_published(about.engine, request, threads)
+
+
+def published(candidate: Candidate) -> Published | None:
+    """What the candidate's speed-up is against; None where nothing says which network it was.
+
+    That its own file says, or model.safetensors beside it, where deploy.py leaves it. MdeError when that is not ours.
+    """
+    path, about = candidate.path, candidate.runtime.description
+    source = path if path.suffix == ".safetensors" else path.with_name("model.safetensors")
+    metadata = read_metadata(source) if source.is_file() else {}
+    if metadata.get("network") != about.network:
         return None
-    options = " ".join(str(value) for name, value in metadata["options"].items() if name != "reference")
-    size = f"{about.input[0]} x {about.input[1]} {about.layout} {about.dtype}"
-    return f"published graph of {about.network} {options}, {size}, fp32 in {about.engine}"
+    library = read_record(str(path))["library"] if about.engine == "tensorrt" else about.engine
+    return Published(about, metadata["options"], library)
 
 
-def _metadata(path: Path) -> dict[str, Any] | None:
-    source = path.with_name("model.safetensors") if path.suffix != ".safetensors" else path
-    return read_metadata(source) if source.is_file() else None
-
-
-def _open_published(candidate: Candidate, folder: Path, threads: int) -> Engine:
-    metadata, about = _metadata(candidate.path), candidate.opened.description
-    assert metadata is not None, "published_label read it"
-    graph = published_graph(about.network, metadata["options"], about.layout, about.dtype)
-    folder.mkdir()
-    return open_published(about.engine, Request(about.network, graph, about.input, "fp32", folder), threads)
-
-
-def _pictures(candidates: Sequence[Candidate], frames: Frames, run_dir: Path) -> None:
-    predict = {
-        f"{number}  {candidate.name}": runtime_predictor(candidate.opened)
-        for number, candidate in enumerate(candidates, start=1)
-        if candidate.runtime is not None
-    }
+def draw(candidates: Sequence[Candidate], frames: Frames, run_dir: Path) -> str:
+    """Draws a few frames with everybody's predictions; returns the picture's place in the run directory."""
+    predict = {f"{c.number}  {c.name}": runtime_predictor(c.runtime) for c in candidates}
     samples = [frames[index] for index in spread(len(frames), SHOWN)]
-    (run_dir / "pictures").mkdir(exist_ok=True)
-    (run_dir / "pictures" / f"{frames.name}.png").write_bytes(comparison_sheet(samples, predict, frames.cap))
-
-
-def _is_in(candidate: Candidate) -> bool:
-    return candidate.runtime is not None
+    sheet = Path("pictures") / f"{frames.name}.png"
+    (run_dir / sheet).parent.mkdir(exist_ok=True)
+    comparison_sheet(samples, predict, frames.cap).save(run_dir / sheet)
+    return str(sheet)

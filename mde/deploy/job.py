@@ -1,7 +1,8 @@
 """What one deployment works with: network, frames, and the file that is made of them."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,8 @@ from mde.jetson.cudart import present_device
 from mde.models import build_model, read_metadata, save_model, trained_size
 from mde.models.checkpoints import RESERVED
 from mde.models.network import DepthNetwork, check_size
-from mde.report.record import describe_model
+from mde.report.page import write_report
+from mde.report.record import describe_model, write_record
 from mde.report.terminal import say
 
 
@@ -57,6 +59,24 @@ class Job:
     def runs_here(self) -> bool:
         """TensorRT builds without a GPU, and runs only on one."""
         return self.target != "tensorrt" or present_device()["device"] is not None
+
+
+@contextmanager
+def recorded(
+    run_dir: Path, record: dict[str, Any], write_page: Callable[[Path], Path] = write_report
+) -> Iterator[None]:
+    """Keeps `record` as the run's, with how the block ended, and makes its page."""
+    write_record(run_dir, record)
+    try:
+        yield
+        record["status"] = "complete"
+    except BaseException as error:  # Ctrl-C too: no record may go on saying "running"
+        reason = str(error) if isinstance(error, MdeError) else f"{type(error).__name__}: {error}".rstrip(": ")
+        record |= {"status": "failed", "error": reason}
+        raise
+    finally:
+        write_record(run_dir, record)
+        say(f"report: {write_page(run_dir)}")
 
 
 def check_job(config: DictConfig) -> None:

@@ -14,12 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
-from mde.deploy.job import build, check_job, described, files_of, prepare
+from mde.deploy.job import build, check_job, described, files_of, prepare, recorded
 from mde.deploy.options import only
 from mde.deploy.parity import Parity
 from mde.deploy.recording import Recording, viewer_installed
 from mde.deploy.results import ColourRange, Pictures, Prediction, Result, Sheet, Video
-from mde.deploy.run import recorded
 from mde.deploy.runtime import Runtime, load_runtime
 from mde.deploy.source import Source, open_source
 from mde.deploy.targets import TARGETS

@@ -1,8 +1,6 @@
 """`deploy.py`: from a checkpoint to a verified, measured file for one target."""
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,18 +14,16 @@ from mde.data.sample import Frames
 from mde.deploy.board import estimated, measured, read_profile
 from mde.deploy.bundle import board_graph, check_device, write_bundle
 from mde.deploy.description import graph_hash
-from mde.deploy.job import Job, build, check_job, clear, described, files_of, prepare
+from mde.deploy.job import Job, build, check_job, clear, described, files_of, prepare, recorded
 from mde.deploy.parity import Parity, check_parity, check_rounding, measure_parity
 from mde.deploy.quantization.gate import Gated
 from mde.deploy.reference import published_graph
 from mde.deploy.runtime import Runtime, runtime_predictor
 from mde.deploy.speed import latency, library, profile
 from mde.deploy.targets import PRECISIONS, Request
-from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, frame_limit, ramp_predictor, spread
-from mde.report.page import write_report
 from mde.report.pictures import picture_sheet, save_predictions
-from mde.report.record import new_record, write_record
+from mde.report.record import new_record
 from mde.report.terminal import say, show_cost, show_quality
 
 
@@ -62,22 +58,6 @@ def deploy(config: DictConfig) -> Path:
                 f"parity with PyTorch: {parity['largest']:.2g} of the output's range at most, {parity['frames']} frames"
             )
     return run_dir
-
-
-@contextmanager
-def recorded(run_dir: Path, record: dict[str, Any]) -> Iterator[None]:
-    """Keeps `record` as the run's, with how the block ended, and makes its report."""
-    write_record(run_dir, record)
-    try:
-        yield
-        record["status"] = "complete"
-    except BaseException as error:  # Ctrl-C too: no record may go on saying "running"
-        reason = str(error) if isinstance(error, MdeError) else f"{type(error).__name__}: {error}".rstrip(": ")
-        record |= {"status": "failed", "error": reason}
-        raise
-    finally:
-        write_record(run_dir, record)
-        say(f"report: {write_report(run_dir)}")
 
 
 def carry_out(job: Job, record: dict[str, Any]) -> None:
@@ -146,7 +126,7 @@ def deployment(job: Job, runtime: Runtime, parity: Parity, gated: Gated[Runtime]
         "parity": asdict(parity) | {"data": job.splits.name},
     }
     if job.target == "tensorrt":
-        entry["library"] = library(job)
+        entry["library"] = library(job.target, job.file)
         if entry["library"].startswith("tensorrt_rtx"):
             entry["library"] += "; an RTX engine does not run on a Jetson, where the bundle builds its own"
     if job.request.scales:

@@ -1,20 +1,20 @@
 """How long a deployed file takes, beside the published graph in the same engine, and where."""
 
-import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mde.benchmark import interleave, latency_entry
-from mde.deploy.description import description_file
 from mde.deploy.job import Job
 from mde.deploy.reference import open_published, published_graph
 from mde.deploy.runtime import Runtime
 from mde.engine_memory import peak_memory
 from mde.engines import engine_version
 from mde.evaluation import frame_limit
+from mde.jetson.builder import read_record
 from mde.profile import PROFILERS, layer_times
 from mde.report.layers import write_layers
 
@@ -34,7 +34,7 @@ def latency(job: Job, runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any]]
     image = runtime.preprocess(camera_image())
     calls = {"reference": partial(reference, image), "model": partial(runtime.infer, image)}
     times = interleave(calls, WARMUP, rounds())
-    common |= {"engine_version": library(job)}
+    common |= {"engine_version": library(job.target, job.file)}
     entry = latency_entry(times["model"], times["reference"]) | common | {"precision": job.request.precision}
     entry |= time_around(runtime)
     entry["peak_rss_mb"] = peak_memory(job.target, job.file, image, job.config.threads)
@@ -59,11 +59,11 @@ def profile(job: Job, runtime: Runtime) -> None:
         write_layers(job.run_dir, layer_times(job.target, job.file, image, rounds(), job.config.threads))
 
 
-def library(job: Job) -> str:
-    """What runs the file, with its version."""
-    if job.target != "tensorrt":
-        return engine_version(job.target)
-    built = json.loads(description_file(job.file).read_text())
+def library(engine: str, path: Path) -> str:
+    """The version of what runs the file; for TensorRT, after the library's name."""
+    if engine != "tensorrt":
+        return engine_version(engine)
+    built = read_record(str(path))
     return f"{built['library']} {built['library_version']}"
 
 

@@ -1,7 +1,6 @@
 """What it costs to prune one group of channels alone."""
 
 import copy
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mde.models.network import DepthNetwork
 from mde.pruning.cost import Layer, cost
 from mde.pruning.recovery import corrected_statistics
 from mde.pruning.structure import ChannelGroup, keep_channels
+from mde.report.plots import png
 
 SHARES = (0.25, 0.5, 0.75)  # of a group's channels
 
@@ -75,7 +75,5 @@ def plot_scan(rows: list[dict[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     lost.invert_yaxis()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
+    path.write_bytes(png(figure))

@@ -1,9 +1,5 @@
 """The page of `deploy.py compare=[...]`: files side by side."""
 
-import base64
-import csv
-import html
-import io
 import os
 import textwrap
 from pathlib import Path
@@ -13,9 +9,11 @@ from urllib.parse import quote
 from matplotlib.figure import Figure
 
 from mde.atomic_file import atomic_file
+from mde.report import html
 from mde.report.merged import pareto_front, print_table
-from mde.report.merged_page import WIDE, draw_front
-from mde.report.page import STYLE
+from mde.report.merged_page import csv_text, draw_front
+from mde.report.page import status
+from mde.report.plots import png
 
 NARROW = "body{max-width:76rem}.wide td{white-space:nowrap;padding:.25rem .4rem}.wide th{padding:.25rem .4rem}"
 HEADINGS = ["#", "file", "engine", "precision", "input", "file, MB", "delta1", "RMSE", "MAE"]
@@ -104,21 +102,15 @@ def plot(record: dict[str, Any]) -> bytes:
     axis.set_ylabel(f"delta1 ({dataset_of(record)})")
     axis.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(figure)
 
 
 def write_comparison(run_dir: Path, record: dict[str, Any]) -> Path:
-    """Writes report.html and summary.csv from the record and pictures/, and returns the page's path."""
+    """Writes report.html and summary.csv from the record, of whatever is in it, and returns the page's path."""
     rows = [_flat(candidate) for candidate in record["candidates"]]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    for name, content in (("summary.csv", text.getvalue()), ("report.html", comparison_page(run_dir, record))):
+    for name, text in (("summary.csv", csv_text(rows)), ("report.html", comparison_page(run_dir, record))):
         with atomic_file(run_dir / name) as file:
-            file.write(content.encode())
+            file.write(text.encode())
     return run_dir / "report.html"
 
 
@@ -134,32 +126,36 @@ def _flat(candidate: dict[str, Any]) -> dict[str, Any]:
 
 def comparison_page(run_dir: Path, record: dict[str, Any]) -> str:
     """The page's HTML; it holds its pictures itself."""
-    done, failed = complete(record), [c for c in record["candidates"] if c["status"] != "complete"]
-    style = "bad" if failed else "note"
-    body = f"<h1>Comparison {_text(run_dir.name)}</h1>"
-    body += f"<p class='{style}'>{len(done)} of {len(record['candidates'])} files compared</p>"
-    body += f"<p class='note'>command: {_text(record['environment']['command'])}</p>"
-    if failed:
-        lines = "".join(f"<li>{_text(c['name'])}: <span class='bad'>{_text(c['error'])}</span></li>" for c in failed)
+    done, others = complete(record), [c for c in record["candidates"] if c["status"] != "complete"]
+    body = f"<h1>Comparison {html.text(run_dir.name)}</h1>{status(record)}"
+    body += html.notes([f"{len(done)} of {len(record['candidates'])} files compared"])
+    if others:
+        reasons = [(html.text(c["name"]), html.text(c.get("error", c["status"]))) for c in others]
+        lines = "".join(f"<li>{name}: <span class='bad'>{reason}</span></li>" for name, reason in reasons)
         body += f"<h2>Failures</h2><ul>{lines}</ul>"
     if done:
-        body += f"<h2>Results</h2>{_table(HEADINGS, comparison_table(record))}"
-        body += "".join(f"<p class='note'>{_text(note)}</p>" for note in notes(record))
-        body += _other_sets(record)
-        body += f"<h2>Trade</h2>{_image(plot(record), 'delta1 against latency')}"
-        sheets = sorted((run_dir / "pictures").glob("*.png"))
-        body += "<h2>Pictures</h2><p class='note'>Predictions aligned to the truth and on its colour scale. Error: "
-        body += "|ln(prediction / truth)|, dark where nothing is known; a factor 1.25 is half bright.</p>"
-        body += "".join(_image(sheet.read_bytes(), sheet.stem) for sheet in sheets)
+        body += f"<h2>Results</h2>{html.wide(html.table(HEADINGS, comparison_table(record)))}"
+        body += html.notes(notes(record)) + _other_sets(record)
+        body += f"<h2>Trade</h2>{html.image(plot(record), 'delta1 against latency')}"
+        body += _pictures(run_dir, record)
         body += _origins(run_dir, record)
-    config = (run_dir / "config.yaml").read_text()
     about = "\n".join(f"{key}: {value}" for key, value in record["environment"].items())
-    body += f"<h2>Environment</h2><pre>{_text(about)}</pre><h2>Configuration</h2><pre>{_text(config)}</pre>"
-    return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-        f"<title>mde: comparison {_text(run_dir.name)}</title><style>{STYLE}{WIDE}{NARROW}</style>"
-        f"<body>{body}</body></html>"
+    body += f"<h2>Environment</h2><pre>{html.text(about)}</pre>"
+    if (run_dir / "config.yaml").exists():
+        body += f"<h2>Configuration</h2><pre>{html.text((run_dir / 'config.yaml').read_text())}</pre>"
+    return html.document(f"comparison {run_dir.name}", body, NARROW)
+
+
+def _pictures(run_dir: Path, record: dict[str, Any]) -> str:
+    """The sheet that this run drew: an earlier one may have left others in the directory."""
+    if "sheet" not in record:
+        return ""
+    about = (
+        "Predictions aligned to the truth and on its colour scale. Error: |ln(prediction / truth)|, dark where nothing "
+        "is known; a factor 1.25 is half bright."
     )
+    sheet = run_dir / record["sheet"]
+    return f"<h2>Pictures</h2>{html.notes([about])}{html.image(sheet.read_bytes(), sheet.stem)}"
 
 
 def _origins(run_dir: Path, record: dict[str, Any]) -> str:
@@ -169,7 +165,7 @@ def _origins(run_dir: Path, record: dict[str, Any]) -> str:
         report = Path(candidate["file"]).with_name("report.html")
         if report.exists():
             address = quote(os.path.relpath(report.resolve(), run_dir.resolve()))
-            links.append(f"<li><a href='{address}'>{_text(candidate['name'])}</a></li>")
+            links.append(f"<li><a href='{address}'>{html.text(candidate['name'])}</a></li>")
     return f"<h2>How they were made</h2><ul>{''.join(links)}</ul>" if links else ""
 
 
@@ -184,18 +180,4 @@ def _other_sets(record: dict[str, Any]) -> str:
     for entry in done:
         figures = (entry["quality"][name][key] for name in others for key in ("delta1", "rmse", "mae"))
         rows.append([entry["name"], *(f"{figure:.3f}" for figure in figures)])
-    return f"<h2>Other sets</h2>{_table(headings, rows)}"
-
-
-def _table(headings: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
-    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<div class='wide'><table><tr>{head}</tr>{body}</table></div>"
-
-
-def _image(png: bytes, name: str) -> str:
-    return f"<img alt='{_text(name)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+    return f"<h2>Other sets</h2>{html.wide(html.table(headings, rows))}"

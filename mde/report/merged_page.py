@@ -1,10 +1,9 @@
 """The page of a sweep, and the files for other programs beside it."""
 
-import base64
 import csv
-import html
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,10 +13,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mde.atomic_file import atomic_file
+from mde.report import html
 from mde.report.merged import Job, caption, cost_of, dataset_of, pareto_front, table, trade, varying
-from mde.report.page import STYLE
+from mde.report.plots import png
 
-WIDE = ".wide{overflow-x:auto;font-size:13px}.wide td,.wide th{padding:.25rem .5rem}"
 PREDICTIONS = "predictions"  # in a job's directory: a few frames as image, truth and prediction
 
 
@@ -26,18 +25,23 @@ def write_merged(sweep_dir: Path, jobs: list[Job], notes: list[str]) -> Path:
     rows = _summary(jobs)
     content = json.dumps({"schema": 1, "sweep": sweep_dir.name, "notes": notes, "jobs": rows}, indent=1)
     flat = [{key: value for key, value in row.items() if key != "overrides"} | row["overrides"] for row in rows]
-    lines = io.StringIO(newline="")
-    writer = csv.DictWriter(lines, list(dict.fromkeys(key for row in flat for key in row)))
-    writer.writeheader()
-    writer.writerows(flat)
     for name, text in (
         ("summary.json", content),
-        ("summary.csv", lines.getvalue()),
+        ("summary.csv", csv_text(flat)),
         ("report.html", merged_page(sweep_dir, jobs, notes)),
     ):
         with atomic_file(sweep_dir / name) as file:
             file.write(text.encode())
     return sweep_dir / "report.html"
+
+
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """A column for every key that any row has."""
+    lines = io.StringIO(newline="")
+    writer = csv.DictWriter(lines, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return lines.getvalue()
 
 
 def plot(jobs: list[Job]) -> bytes:
@@ -62,9 +66,7 @@ def plot(jobs: list[Job]) -> bytes:
     for axis in (left, right):
         axis.grid(alpha=0.3)
     left.legend(fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(figure)
 
 
 def draw_front(axis: Axes, points: list[tuple[float, float] | None]) -> None:
@@ -92,9 +94,7 @@ def picture_grid(jobs: list[Job]) -> bytes:
             axis.set_axis_off()
             if frame == 0:
                 axis.set_title(title, fontsize=7)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _summary(jobs: list[Job]) -> list[dict[str, Any]]:
@@ -122,46 +122,33 @@ def merged_page(sweep_dir: Path, jobs: list[Job], notes: list[str]) -> str:
     headings, rows = table(jobs)
     failed = [job for job in jobs if not job.complete]
     common = {key: value for key, value in jobs[0].overrides.items() if key not in varying(jobs)}
-    body = f"<h1>Sweep {_text(sweep_dir.name)}</h1>"
+    body = f"<h1>Sweep {html.text(sweep_dir.name)}</h1>"
     body += f"<p class='{'bad' if failed else 'note'}'>{len(rows)} of {len(jobs)} jobs complete.</p>"
     if common:
         shared = " ".join(f"{key}={value}" for key, value in common.items())
-        body += f"<p class='note'>Common to all: <code>{_text(shared)}</code></p>"
+        body += f"<p class='note'>Common to all: <code>{html.text(shared)}</code></p>"
     if rows:
-        head = "".join(f"<th>{_text(heading)}</th>" for heading in headings)
-        body += f"<h2>Results</h2><div class='wide'><table><tr>{head}</tr>"
-        for number, *cells in rows:
-            body += f"<tr><td>{_link(jobs[int(number) - 1], number)}</td>"
-            body += "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
-        body += (
-            f"</table></div><p class='note'>{_text(caption(jobs))} Numbers lead to the jobs' own pages. params: those "
-            "that are not zero, in 10\u2076; MACs: multiply-adds of one image, in 10\u2079.</p>"
+        linked = [[html.Html(_link(jobs[int(number) - 1], number)), *cells] for number, *cells in rows]
+        about = (
+            f"{caption(jobs)} Numbers lead to the jobs' own pages. params: those that are not zero, in 10\u2076; "
+            "MACs: multiply-adds of one image, in 10\u2079."
         )
+        body += f"<h2>Results</h2>{html.wide(html.table(headings, linked))}{html.notes([about])}"
     if any(trade(jobs)):
-        data = base64.b64encode(plot(jobs)).decode()
-        body += f"<h2>Trade</h2><img alt='accuracy against cost and sparsity' src='data:image/png;base64,{data}'>"
+        body += f"<h2>Trade</h2>{html.image(plot(jobs), 'accuracy against cost and sparsity')}"
     if any(job.complete and (job.directory / PREDICTIONS).is_dir() for job in jobs):
-        data = base64.b64encode(picture_grid(jobs)).decode()
-        body += f"<h2>Pictures</h2><img alt='predictions of every job' src='data:image/png;base64,{data}'>"
+        body += f"<h2>Pictures</h2>{html.image(picture_grid(jobs), 'predictions of every job')}"
     if failed:
         options = varying(jobs)
         items = "".join(
-            f"<li>{_link(job, job.label(options))}: <span class='bad'>{_text(job.problem)}</span></li>"
+            f"<li>{_link(job, job.label(options))}: <span class='bad'>{html.text(job.problem)}</span></li>"
             for job in failed
         )
         body += f"<h2>Failures</h2><ul>{items}</ul>"
-    body += "".join(f"<p class='note'>{_text(note)}</p>" for note in notes)
-    return (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-        f"<title>mde: sweep {_text(sweep_dir.name)}</title><style>{STYLE}{WIDE}</style><body>{body}</body></html>"
-    )
+    return html.document(f"sweep {sweep_dir.name}", body + html.notes(notes))
 
 
 def _link(job: Job, text: str) -> str:
     if not (job.directory / "report.html").exists():
-        return _text(text)
-    return f"<a href='{quote(job.name)}/report.html'>{_text(text)}</a>"
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
+        return html.text(text)
+    return f"<a href='{quote(job.name)}/report.html'>{html.text(text)}</a>"

@@ -1,29 +1,16 @@
 """`report.html`: one self-contained page a run, made from the files in its directory."""
 
-import base64
 import csv
-import html
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 from mde.atomic_file import atomic_file
+from mde.report import html
 from mde.report.cost import cost_table
 from mde.report.layers import layer_table
 from mde.report.plots import curves
 from mde.report.record import read_record
-
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1c1c1e}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-td,th{padding:.25rem .8rem;border-bottom:1px solid #e5e5e5;text-align:right}
-td:first-child,th:first-child,.text{text-align:left}
-p,h1{overflow-wrap:anywhere}tr.baseline td{color:#777}img{max-width:100%}
-pre{background:#f6f6f6;padding:1rem;overflow-x:auto;font-size:13px}
-td.layer{font-size:13px}td.bar{width:16rem}td.bar div{background:#4c78a8;height:.8rem}
-.note{color:#555}.bad{color:#b00020;font-weight:600}
-"""
 
 QUALITY = {  # column of metrics.json -> heading with its unit
     "frames": "frames",
@@ -45,26 +32,22 @@ def write_report(run_dir: Path) -> Path:
     The page holds its pictures and styles itself: it opens offline and can be mailed."""
     record = read_record(run_dir)
     parts = [
-        f"<h1>{_text(record['model'].get('name', 'run'))}: {_text(run_dir.name)}</h1>",
-        _status(record),
+        f"<h1>{html.text(record['model'].get('name', 'run'))}: {html.text(run_dir.name)}</h1>",
+        status(record),
         _section("Accuracy", quality_table(record)),
         _section("Size and speed", _cost(record)),
         _section("Deployment", _deployment(record.get("deployment"))),
         _section("Prediction", _prediction(record.get("prediction"))),
-        _section("Slowest layers", layer_table(run_dir, record.get("deployment", {}).get("target", ""))),
+        _section("Slowest layers", _layers(run_dir, record.get("deployment"))),
         _section("Pictures", _pictures(run_dir)),
         _section("Training", _curves(read_logs(run_dir))),
         _section("Network", _pairs(record["model"])),
         _section("Environment", _pairs(record["environment"])),
         _section("Configuration", _config(run_dir)),
     ]
-    page = (
-        "<!doctype html><html lang='en'><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
-        f"<title>mde: {_text(run_dir.name)}</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>"
-    )
     path = run_dir / "report.html"
     with atomic_file(path) as file:
-        file.write(page.encode())
+        file.write(html.document(run_dir.name, "".join(parts)).encode())
     return path
 
 
@@ -83,9 +66,9 @@ def quality_table(record: dict[str, Any]) -> str:
     head = "".join(f"<th>{heading}</th>" for heading in QUALITY.values())
     protocols = sorted({f"{entry['protocol']}, alignment {entry['alignment']}" for entry in record["quality"].values()})
     unit = "counts of the depth image" if "raw" in protocols[0] else "metres"
-    note = f"<p class='note'>Protocol: {_text('; '.join(protocols))}. RMSE and MAE in {unit}, means over frames.</p>"
-    notes = "".join(f"<p class='note'>{_text(line)}</p>" for line in record.get("notes", []))
-    return f"<table><tr><th>dataset</th>{head}</tr>{''.join(rows)}</table>{note}{notes}"
+    note = f"Protocol: {'; '.join(protocols)}. RMSE and MAE in {unit}, means over frames."
+    notes = html.notes([note, *record.get("notes", [])])
+    return f"<table><tr><th>dataset</th>{head}</tr>{''.join(rows)}</table>{notes}"
 
 
 def read_logs(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
@@ -102,16 +85,14 @@ def read_logs(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
 
 def _row(name: str, entry: dict[str, Any], attributes: str) -> str:
     cells = "".join(f"<td>{_number(entry.get(column))}</td>" for column in QUALITY)
-    return f"<tr{attributes}><td>{_text(name)}</td>{cells}</tr>"
+    return f"<tr{attributes}><td>{html.text(name)}</td>{cells}</tr>"
 
 
 def _cost(record: dict[str, Any]) -> str:
     if not record["model"].get("file_bytes"):
         return ""
     head, *rows = cost_table(record)
-    body = "".join(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    table = f"<table><tr>{''.join(f'<th>{_text(cell)}</th>' for cell in head)}</tr>{body}</table>"
-    return table + "".join(f"<p class='note'>{_text(note)}</p>" for note in _cost_notes(record["latency"]))
+    return html.table(head, rows) + html.notes(_cost_notes(record["latency"]))
 
 
 def _cost_notes(latency: dict[str, dict[str, Any]]) -> list[str]:
@@ -192,50 +173,54 @@ def _prediction_parity(entry: dict[str, Any]) -> str:
     return f"not compared with PyTorch: {reason}"
 
 
-def _status(record: dict[str, Any]) -> str:
+def _layers(run_dir: Path, entry: dict[str, Any] | None) -> str:
+    """Of a deployment: another run in the same directory has not timed any."""
+    return layer_table(run_dir, entry["target"]) if entry else ""
+
+
+def status(record: dict[str, Any]) -> str:
+    """How the run ended, why, and the command that began it."""
     reason = f" ({record['error']})" if record.get("error") else ""
     line = f"{record['status']}{reason}; command: {record['environment']['command']}"
     style = "note" if record["status"] == "complete" else "bad"
-    return f"<p class='{style}'>{_text(line)}</p>"
+    return f"<p class='{style}'>{html.text(line)}</p>"
 
 
 def _pictures(run_dir: Path) -> str:
     sheets = sorted((run_dir / "pictures").glob("*.png"))
     final = [sheet for sheet in sheets if not sheet.name.startswith("step_")]
     steps = [sheet for sheet in sheets if sheet.name.startswith("step_")]
-    shown = "".join(f"<h3>{_text(sheet.stem)}</h3>{_image(sheet)}" for sheet in final)
+    shown = "".join(f"<h3>{html.text(sheet.stem)}</h3>{_image(sheet)}" for sheet in final)
     # While training: first and last are enough to see what was learned.
     return shown + "".join(
-        f"<h3>validation, {_text(sheet.stem)}</h3>{_image(sheet)}" for sheet in dict.fromkeys([*steps[:1], *steps[-1:]])
+        f"<h3>validation, {html.text(sheet.stem)}</h3>{_image(sheet)}"
+        for sheet in dict.fromkeys([*steps[:1], *steps[-1:]])
     )
 
 
 def _image(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f"<img alt='{_text(path.stem)}' src='data:image/png;base64,{data}'>"
+    return html.image(path.read_bytes(), path.stem)
 
 
 def _curves(series: dict[str, list[tuple[int, float]]]) -> str:
-    if not series:
-        return ""
-    data = base64.b64encode(curves(series)).decode()
-    return f"<img alt='training curves' src='data:image/png;base64,{data}'>"
+    return html.image(curves(series), "training curves") if series else ""
 
 
 def _config(run_dir: Path) -> str:
     path = run_dir / "config.yaml"
-    return f"<pre>{_text(path.read_text())}</pre>" if path.exists() else ""
+    return f"<pre>{html.text(path.read_text())}</pre>" if path.exists() else ""
 
 
 def _pairs(values: dict[str, Any]) -> str:
     rows = "".join(
-        f"<tr><td>{_text(key)}</td><td class='text'>{_text(_number(value))}</td></tr>" for key, value in values.items()
+        f"<tr><td>{html.text(key)}</td><td class='text'>{html.text(_number(value))}</td></tr>"
+        for key, value in values.items()
     )
     return f"<table>{rows}</table>" if rows else ""
 
 
 def _section(title: str, body: str) -> str:
-    return f"<h2>{_text(title)}</h2>{body}" if body else ""
+    return f"<h2>{html.text(title)}</h2>{body}" if body else ""
 
 
 def _number(value: Any) -> str:
@@ -244,7 +229,3 @@ def _number(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) >= 100 else f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))

@@ -8,12 +8,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from mde.data.sample import Sample
 from mde.metrics import depth_metrics, predict_depth, resize_prediction, truth_mask
+from mde.report.plots import png
 
 INVERSE_DEPTH = "inferno"  # bright is near
 ERROR = "magma"
@@ -28,19 +30,19 @@ def picture_sheet(samples: Sequence[Sample], predict: Callable[[Sample], Tensor]
     figure = Figure(figsize=(9.6, 2.1 * len(samples)), layout="constrained", dpi=100)
     axes = figure.subplots(len(samples), 4, squeeze=False)
     for row, sample in zip(axes, samples, strict=True):
-        depth, mask = sample.depth[None], sample.mask[None]
-        prediction = resize_prediction(predict(sample), depth.shape[-2:])
-        delta1 = depth_metrics(prediction, depth, mask, cap)["delta1"].item()
-        titles = [f"{sample.dataset} {sample.frame}", "truth", f"prediction, delta1 {delta1:.3f}", "error"]
-        for axis, picture, title in zip(row, _row(sample, prediction, cap), titles, strict=True):
-            axis.imshow(picture, aspect="auto")
-            axis.set_title(title, fontsize=8)
-            axis.set_axis_off()
+        frame = _Frame(sample, cap)
+        prediction, error, delta1 = frame.predicted(predict)
+        _show(row[0], frame.image, frame.title)
+        _show(row[1], frame.truth, "truth")
+        _show(row[2], prediction, f"prediction, delta1 {delta1:.3f}")
+        _show(row[3], error, "error")
     return _drawn(figure)
 
 
-def comparison_sheet(samples: Sequence[Sample], predict: Mapping[str, Callable[[Sample], Tensor]], cap: float) -> bytes:
-    """PNG: frames as rows; image, truth and each predictor's prediction as columns, its error and delta1 below.
+def comparison_sheet(
+    samples: Sequence[Sample], predict: Mapping[str, Callable[[Sample], Tensor]], cap: float
+) -> Image.Image:
+    """Frames as rows; image, truth and each predictor's prediction as columns, its error and delta1 below.
 
     Aligned and coloured as in `picture_sheet`.
     """
@@ -50,27 +52,18 @@ def comparison_sheet(samples: Sequence[Sample], predict: Mapping[str, Callable[[
     rows = 2 * len(samples)
     figure = Figure(figsize=(side * columns, rows * (side * height / width + 0.2) + 0.4), layout="constrained", dpi=100)
     axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
+    for axis in axes[1::2, :2].flat:  # below image and truth
         axis.set_axis_off()
-    for number, sample in enumerate(samples):
-        upper, lower = axes[2 * number : 2 * number + 2]
-        depth, mask = sample.depth[None], sample.mask[None]
-        for (name, run), above, below in zip(predict.items(), upper[2:], lower[2:], strict=True):
-            prediction = resize_prediction(run(sample), depth.shape[-2:])
-            image, truth, aligned, error = _row(sample, prediction, cap)
-            above.imshow(aligned, aspect="auto")
-            below.imshow(error, aspect="auto")
-            delta1 = depth_metrics(prediction, depth, mask, cap)["delta1"].item()
-            below.set_title(f"error, delta1 {delta1:.3f}", fontsize=8)
-            if number == 0:
-                above.set_title("\n".join(textwrap.wrap(name, 26)), fontsize=8)
-        upper[0].imshow(image, aspect="auto")
-        upper[0].set_title(f"{sample.dataset} {sample.frame}", fontsize=8)
-        upper[1].imshow(truth, aspect="auto")
-        upper[1].set_title("truth", fontsize=8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    names = ["\n".join(textwrap.wrap(name, 26)) for name in predict]
+    for upper, lower, sample in zip(axes[::2], axes[1::2], samples, strict=True):
+        frame = _Frame(sample, cap)
+        _show(upper[0], frame.image, frame.title)
+        _show(upper[1], frame.truth, "truth")
+        for name, run, above, below in zip(names, predict.values(), upper[2:], lower[2:], strict=True):
+            prediction, error, delta1 = frame.predicted(run)
+            _show(above, prediction, name if sample is samples[0] else "")
+            _show(below, error, f"error, delta1 {delta1:.3f}")
+    return _drawn(figure)
 
 
 def save_predictions(samples: Sequence[Sample], predict: Callable[[Sample], Tensor], cap: float, folder: Path) -> None:
@@ -78,8 +71,9 @@ def save_predictions(samples: Sequence[Sample], predict: Callable[[Sample], Tens
     setting networks side by side later."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, sample in enumerate(samples):
-        prediction = resize_prediction(predict(sample), sample.depth.shape[-2:])
-        for name, picture in zip(("image", "truth", "prediction"), _row(sample, prediction, cap), strict=False):
+        frame = _Frame(sample, cap)
+        pictures = {"image": frame.image, "truth": frame.truth, "prediction": frame.predicted(predict)[0]}
+        for name, picture in pictures.items():
             small = Image.fromarray(picture)
             small.thumbnail((224, 224))
             small.save(folder / f"{number}_{name}.png")
@@ -129,20 +123,36 @@ def colour(values: np.ndarray, low: float, high: float, colormap: str = INVERSE_
     return (picture * 255).round().astype(np.uint8)
 
 
+class _Frame:
+    """A frame's image and truth as pictures, uint8 (H, W, 3), and predictions on the truth's colour scale."""
+
+    def __init__(self, sample: Sample, cap: float):
+        self._sample, self._cap = sample, cap
+        depth = sample.depth[None]
+        self._known = truth_mask(depth, sample.mask[None], cap)
+        self._inverse = (1 / depth.clamp(min=1e-6)).where(self._known, torch.nan)
+        known = self._inverse[self._known]
+        self._range = (known.quantile(0.02).item(), known.quantile(0.98).item()) if len(known) else (0.0, 1.0)
+        self.title = f"{sample.dataset} {sample.frame}"
+        self.image = sample.image.permute(1, 2, 0).numpy()
+        self.truth = colour(self._inverse[0, 0].numpy(), *self._range)
+
+    def predicted(self, predict: Callable[[Sample], Tensor]) -> tuple[np.ndarray, np.ndarray, float]:
+        """Prediction and error as pictures, and delta1."""
+        depth, mask = self._sample.depth[None], self._sample.mask[None]
+        prediction = resize_prediction(predict(self._sample), depth.shape[-2:])
+        delta1 = depth_metrics(prediction, depth, mask, self._cap)["delta1"].item()
+        aligned = 1 / predict_depth(prediction, depth, self._known, self._cap)[0]
+        error = (aligned / self._inverse).log().abs().where(self._known, 0)
+        error_picture = colour(error[0, 0].numpy(), 0, 0.446, ERROR)
+        return colour(aligned[0, 0].numpy(), *self._range), error_picture, delta1
+
+
+def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
+    axis.imshow(picture, aspect="auto")
+    axis.set_title(title, fontsize=8)
+    axis.set_axis_off()
+
+
 def _drawn(figure: Figure) -> Image.Image:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return Image.open(buffer).convert("RGB")
-
-
-def _row(sample: Sample, prediction: Tensor, cap: float) -> list[np.ndarray]:
-    """Image, truth, prediction, error as uint8 pictures (H, W, 3)."""
-    depth = sample.depth[None]
-    mask = truth_mask(depth, sample.mask[None], cap)
-    truth = (1 / depth.clamp(min=1e-6)).where(mask, 0)
-    aligned = 1 / predict_depth(prediction, depth, mask, cap)[0]
-    low, high = (truth[mask].quantile(q).item() for q in (0.02, 0.98)) if mask.any() else (0.0, 1.0)
-    error = (aligned / truth.where(mask, 1)).log().abs()
-    shown = [truth.where(mask, torch.nan), aligned, error.where(mask, 0)]
-    pictures = [colour(values[0, 0].numpy(), low, high) for values in shown[:2]]
-    return [sample.image.permute(1, 2, 0).numpy(), *pictures, colour(shown[2][0, 0].numpy(), 0, 0.446, ERROR)]
+    return Image.open(io.BytesIO(png(figure))).convert("RGB")

@@ -1,8 +1,15 @@
-"""Plots of a run."""
+"""Plots, as PNG."""
 
 import io
 
 from matplotlib.figure import Figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def curves(series: dict[str, list[tuple[int, float]]]) -> bytes:
@@ -24,6 +31,4 @@ def curves(series: dict[str, list[tuple[int, float]]]) -> bytes:
         axis.grid(alpha=0.3)
     for axis in axes[len(chosen) :]:
         axis.set_axis_off()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(figure)

@@ -3,14 +3,22 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hydra.types import RunMode
+from safetensors.torch import save_file
 
 from mde.data.folder import FolderFrames, folder_splits
+from mde.deploy import compare as module
 from mde.deploy.compare import short_names
 from mde.deploy.description import Description, read_description, write_description
 from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
@@ -22,6 +30,7 @@ from mde.models import save_model
 from mde.report.record import new_record
 from tests.conftest import train_command, write_frames
 from tests.export import random_network
+from tests.test_config import composed
 
 torch.set_num_threads(1)
 SIZE = (64, 64)
@@ -102,6 +111,132 @@ def test_what_cannot_be_compared_is_one_line(overrides: list[str], line: str, tm
     assert done.returncode == 2
     (last,) = [text for text in done.stderr.splitlines() if text.startswith("error:")]
     assert last.startswith(line)
+
+
+@pytest.fixture
+def compare_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Compares files in this process and returns the record, and what was raised as `raised`."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    hydra = SimpleNamespace(
+        runtime=SimpleNamespace(output_dir=str(run_dir)), mode=RunMode.RUN, overrides=SimpleNamespace(task=[])
+    )
+    monkeypatch.setattr(module, "HydraConfig", SimpleNamespace(get=lambda: hydra))
+    monkeypatch.setattr(module, "peak_memory", lambda *_: 1.0)
+    monkeypatch.setenv("MDE_MAX_STEPS", "2")
+    frames = write_frames(tmp_path / "frames")
+
+    def run(*files: Path) -> dict[str, Any]:
+        listed = f"compare=[{','.join(map(str, files))}]"
+        config = composed("data=folder", f"data.root={frames}", "threads=1", listed, script="deploy")
+        raised: BaseException | None = None
+        try:
+            module.compare(config)
+        except (MdeError, KeyboardInterrupt) as error:
+            raised = error
+        return json.loads((run_dir / "metrics.json").read_text()) | {"raised": raised}
+
+    return run
+
+
+def copied(deployed: Path, folder: Path) -> Path:
+    """The deployed ONNX file and its description, alone in a folder."""
+    folder.mkdir()
+    for name in ("model.onnx", "model.onnx.json"):
+        shutil.copy(deployed / "own" / name, folder / name)
+    return folder / "model.onnx"
+
+
+def test_a_neighbour_that_is_not_ours_costs_the_published_baseline_and_nothing_else(
+    deployed: Path, compare_here: Callable[..., dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied(deployed, tmp_path / "theirs")
+    save_file({"weight": torch.zeros(3)}, path.with_name("model.safetensors"))
+    (tmp_path / "run/pictures").mkdir()
+    (tmp_path / "run/pictures/earlier.png").write_bytes(b"of another comparison")
+    record = compare_here(path)
+    assert (record["status"], record["raised"]) == ("complete", None)
+    (entry,) = record["candidates"]
+    assert entry["latency"]["onnxruntime"]["baseline"] == "model.onnx"
+    assert "model.onnx: no speed-up against the published graph" in capsys.readouterr().out
+    page = (tmp_path / "run/report.html").read_text()
+    assert page.count("src='data:image/png;base64,") == 2
+    assert "alt='frames'" in page
+    assert "earlier" not in page
+
+
+def test_a_comparison_whose_only_file_fails_when_its_memory_is_measured_has_a_page(
+    deployed: Path, compare_here: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> float:
+        raise MdeError("cannot be run in a process of its own")
+
+    monkeypatch.setattr(module, "peak_memory", fail)
+    record = compare_here(copied(deployed, tmp_path / "alone"))
+    reason = "compare: 1 of 1 files failed: model.onnx: cannot be run in a process of its own"
+    assert str(record["raised"]) == record["error"] == reason
+    assert [entry["status"] for entry in record["candidates"]] == ["failed"]
+    assert reason in (tmp_path / "run/report.html").read_text()
+
+
+def test_a_comparison_that_is_interrupted_says_so(
+    deployed: Path, compare_here: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> dict[str, list[float]]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "interleave", interrupt)
+    record = compare_here(copied(deployed, tmp_path / "alone"))
+    assert isinstance(record["raised"], KeyboardInterrupt)
+    assert (record["status"], record["error"]) == ("failed", "KeyboardInterrupt")
+    assert [entry["status"] for entry in record["candidates"]] == ["incomplete"]
+    page = (tmp_path / "run/report.html").read_text()
+    assert "KeyboardInterrupt" in page
+    assert "0 of 1 files compared" in page
+
+
+def test_tensorrts_baseline_is_built_by_the_library_that_built_the_engine(
+    deployed: Path, compare_here: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = load_runtime(deployed / "own/model.onnx", threads=1)
+    path = tmp_path / "model.engine"
+    path.write_bytes(b"an engine")
+    shutil.copy(deployed / "own/model.safetensors", tmp_path)
+    about = {"library": "tensorrt_rtx", "library_version": "1.5", "precision": "fp16", "engine_bytes": 9}
+    path.with_name("model.engine.json").write_text(json.dumps(about | {"onnx_sha256": ""}))
+    description = replace(network.description, engine="tensorrt", precision="fp16")
+    monkeypatch.setattr(module, "load_runtime", lambda *_, **__: Runtime(path, description, network.infer))
+    requests: list[Request] = []
+
+    def baseline(_: str, request: Request, __: int) -> Callable[[np.ndarray], np.ndarray]:
+        requests.append(request)
+        return network.infer
+
+    monkeypatch.setattr(module, "open_published", baseline)
+    record = compare_here(path)
+    assert record["status"] == "complete"
+    entry = record["candidates"][0]["latency"]["tensorrt"]
+    assert entry["engine_version"] == "tensorrt_rtx 1.5"
+    assert entry["baseline"].endswith("fp32 in tensorrt_rtx")
+    assert [(request.library, request.precision) for request in requests] == [("tensorrt_rtx", "fp32")]
+
+
+def test_pre_and_post_processing_are_timed_on_the_threads_that_the_page_names(
+    deployed: Path, compare_here: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+
+    def timed(runtime: Runtime) -> dict[str, float]:
+        used.append(torch.get_num_threads())
+        return {}
+
+    monkeypatch.setattr(module, "time_around", timed)
+    torch.set_num_threads(2)
+    try:
+        assert compare_here(copied(deployed, tmp_path / "alone"))["status"] == "complete"
+    finally:
+        torch.set_num_threads(1)
+    assert used == [1]
 
 
 def test_files_are_named_by_as_many_folders_as_tell_them_apart() -> None:

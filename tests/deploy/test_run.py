@@ -137,12 +137,14 @@ def test_the_gate_can_send_every_layer_back_to_float(tmp_path: Path) -> None:
 def test_a_deployment_that_breaks_says_so_in_its_record(deploy, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/model.onnx").write_bytes(b"of an earlier run")
+    (tmp_path / "run/layers.csv").write_text("of an earlier run")
     done = deploy("quantize=dynamic", "quantize.max_drop=-2", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 2
     record = json.loads((tmp_path / "run/metrics.json").read_text())
     assert record["status"] == "failed"
     assert record["error"].startswith("quantize.max_drop=-2: delta1 falls by ")
     assert {path.name for path in (tmp_path / "run").glob("model*")} == {"model.safetensors"}, "a refused file is there"
+    assert not (tmp_path / "run/layers.csv").exists()
 
 
 def test_parity_names_the_worst_frame_and_draws_it(tmp_path: Path) -> None:

@@ -9,8 +9,11 @@ from PIL import Image
 from mde.data.sample import Sample
 from mde.errors import MdeError
 from mde.models import build_model
+from mde.profile import LayerTime
+from mde.report import html
+from mde.report.layers import write_layers
 from mde.report.page import read_logs, write_report
-from mde.report.pictures import colour, picture_sheet, stack
+from mde.report.pictures import colour, comparison_sheet, picture_sheet, stack
 from mde.report.record import describe_model, new_record, read_record, write_record
 
 
@@ -70,6 +73,22 @@ def test_the_page_says_why_a_prediction_was_not_compared_with_pytorch(
     assert sentence in write_report(tmp_path).read_text()
 
 
+def test_layers_of_an_earlier_deployment_are_not_shown_of_a_run_that_timed_none(tmp_path):
+    write_layers(tmp_path, [LayerTime("conv_stem", "Conv", 1.0)])
+    record = new_record("complete", model={"name": "midas_small"})
+    write_record(tmp_path, record)
+    assert "conv_stem" not in write_report(tmp_path).read_text()
+    parity = {"largest": 0.0, "mean": 0.0, "frames": 1, "data": "nyu", "engine": "onnxruntime"}
+    entry = {"target": "onnxruntime", "precision": "fp32", "file": "model.onnx", "status": "measured", "parity": parity}
+    write_record(tmp_path, record | {"deployment": entry})
+    assert "conv_stem" in write_report(tmp_path).read_text()
+
+
+def test_cells_are_text_unless_they_say_that_they_are_html():
+    table = html.table(["a<b"], [["<i>"], [html.Html("<b>")]])
+    assert table == "<table><tr><th>a&lt;b</th></tr><tr><td>&lt;i&gt;</td></tr><tr><td><b></td></tr></table>"
+
+
 def test_the_record_is_json_without_nan(tmp_path):
     write_record(tmp_path, {"a": float("nan"), "b": [float("inf"), 1.5], "c": {"d": (1, 2)}})
     text = (tmp_path / "metrics.json").read_text()
@@ -114,3 +133,21 @@ def test_a_picture_sheet_has_a_row_a_frame_even_without_a_valid_pixel():
     assert two.height > 1.8 * one.height
     assert stack([one, two]).size == (one.width, one.height + two.height)
     assert isinstance(one, Image.Image)
+
+
+def test_a_comparison_has_a_column_for_each_predictor_and_asks_each_once_a_frame():
+    depth = torch.linspace(4, 1, 24)[None, :, None].expand(1, 24, 32).contiguous()
+    samples = [
+        Sample(torch.zeros(3, 24, 32, dtype=torch.uint8), depth, depth > 0, "a", str(frame)) for frame in range(2)
+    ]
+    asked = []
+
+    def predict(sample):
+        asked.append(sample.frame)
+        return 1 / depth[None]
+
+    two = comparison_sheet(samples, {"one": predict, "other": predict}, cap=10)
+    assert asked == ["0", "0", "1", "1"]
+    one = comparison_sheet(samples[:1], {str(number): predict for number in range(6)}, cap=10)
+    assert one.width > two.width
+    assert one.height < two.height
