@@ -13,7 +13,7 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("mde needs Python >= 3.11: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet uv
-	$(VENV)/bin/uv pip install --quiet --python $(PY) --editable '.[imagenet,nyu,tflite,tensorrt,sweeps,ray,dashboard,video,viewer,dev]'
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PY) --editable '.[imagenet,nyu,tflite,tensorrt,sweeps,ray,dashboard,video,viewer,dev]'
 	touch $(INSTALLED)
 
 demo: install
@@ -28,7 +28,7 @@ demo: install
 	    hydra.run.dir=outputs/demo
 
 test: install
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+	$(PY) -m pytest -n 2 --dist worksteal
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

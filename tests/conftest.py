@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.forked import run_script
+
 with contextlib.suppress(ImportError):  # of the extra tflite
     from absl.logging import get_absl_handler
 
@@ -49,19 +51,27 @@ def frames_folder(tmp_path: Path) -> Path:
 
 def train_command(*overrides: str, steps: int | None = None, script: str = "train.py", **environment: str) -> dict:
     """Arguments of subprocess.run/Popen for `python train.py overrides`, from the repository root, with one thread."""
-    variables = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"} | environment
+    return {
+        "args": [sys.executable, script, *overrides],
+        "cwd": ROOT,
+        "env": script_environment(steps) | environment,
+    }
+
+
+def script_environment(steps: int | None) -> dict[str, str]:
+    variables = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     variables.setdefault("WANDB_DATA_DIR", tempfile.gettempdir())  # else it stages tables in the home directory
     variables.pop("MDE_MAX_STEPS", None)
-    if steps is not None:
-        variables["MDE_MAX_STEPS"] = str(steps)
-    return {"args": [sys.executable, script, *overrides], "cwd": ROOT, "env": variables}
+    return variables if steps is None else variables | {"MDE_MAX_STEPS": str(steps)}
+
+
+def call(
+    *overrides: str, steps: int | None = None, script: str = "train.py", directory: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python train.py overrides`, or another script, to its end and returns the process with its output."""
+    return run_script(ROOT / script, [*overrides], directory, script_environment(steps) | environment)
 
 
 @pytest.fixture
 def run_train() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs train.py to its end and returns the process with its output."""
-
-    def run(*overrides: str, **options: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(**train_command(*overrides, **options), capture_output=True, text=True, timeout=600)  # type: ignore
-
-    return run
+    return call

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,15 +9,14 @@ import torch
 
 from mde.deploy.quantization.fake import activation_scales
 from mde.models import save_model
-from tests.conftest import ROOT, TINY, write_frames
+from tests.conftest import TINY, call, write_frames
 from tests.export import random_network
 
 SHARED = Path(os.environ.get("MDE_SHARED", "../shared"))
 
 
-def run(*arguments: str) -> str:
-    variables = os.environ | {"MDE_MAX_STEPS": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True)
+def run(script: str, *arguments: str) -> str:
+    done = call(*arguments, steps=1, script=script)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,11 +1,9 @@
 """Every command that README and docs show does what they say, run as they show it but for smaller images, from another
 directory."""
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -14,7 +12,7 @@ import torch
 from PIL import Image
 
 from mde.models import build_model, save_model
-from tests.conftest import ROOT, write_frames
+from tests.conftest import ROOT, call, write_frames
 from tests.test_config import composed
 
 PAGES = ["README.md", "docs/train.md", "docs/prune.md", "docs/sweeps.md", "docs/dashboards.md", "docs/deploy.md"]
@@ -32,10 +30,7 @@ def commands(page: str) -> list[Command]:
 
 
 def run(script: str, arguments: list[str], directory: Path, steps: int = 1) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"MDE_MAX_STEPS": str(steps), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-    environment |= {"WANDB_DATA_DIR": str(directory)}
-    command = [sys.executable, str(ROOT / script), *arguments]
-    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=900)
+    return call(*arguments, steps=steps, script=script, directory=directory, WANDB_DATA_DIR=str(directory))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from mde.quiet import quiet
 
 def test_nothing_is_heard_inside_and_everything_outside(capfd: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("library")
+    logger.setLevel(logging.WARNING)  # whatever other tests left as the root's
     with quiet():
         print("inside")
         print("inside", file=sys.stderr)

@@ -22,7 +22,7 @@ from mde.sweep.jobs import LONGEST_NAME, job_name
 from mde.sweep.latency import measure
 from mde.sweep.search import NAME, study_storage, trials_left
 from tests import tiny_job
-from tests.conftest import TINY, train_command
+from tests.conftest import TINY, call, train_command
 
 QUIET = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
 
@@ -154,9 +154,7 @@ def test_latency_cannot_be_searched_for_in_parallel(sweep, tmp_path, capfd):
 
 
 def test_deployments_do_not_disturb_each_others_measurements(tmp_path):
-    command = train_command("-m", "hydra/launcher=processes", "checkpoint=a,b", f"hydra.sweep.dir={tmp_path}",
-                            script="deploy.py")  # fmt: skip
-    done = subprocess.run(**command, capture_output=True, text=True, timeout=600, check=False)
+    done = call("-m", "hydra/launcher=processes", "checkpoint=a,b", f"hydra.sweep.dir={tmp_path}", script="deploy.py")
     assert done.returncode == 2
     assert "error: hydra/launcher: deploy.py measures" in done.stderr
 
@@ -228,8 +226,7 @@ def test_a_killed_sweep_is_resumed_and_completes_without_running_anything_twice(
     done = next(path for path in begun if read_record(path)["status"] == "complete")
     weights = (done / "model.safetensors").read_bytes()
 
-    command = train_command("-m", *reversed(options), f"sweep.resume={tmp_path}", steps=2)
-    resumed = subprocess.run(**command, capture_output=True, text=True, timeout=600, check=False)
+    resumed = call("-m", *reversed(options), f"sweep.resume={tmp_path}", steps=2)
     assert resumed.returncode == 0, resumed.stderr
     assert states() == ["complete", "complete"]
     assert {path.parent for path in tmp_path.glob("*/config.yaml")} == begun.keys()

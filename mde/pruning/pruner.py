@@ -168,11 +168,10 @@ class Pruner(Compression):
         options = self.options
         assert options.target is not None
         path = self.run_dir / "profile.json"
-        if not path.exists():
-            if options.profile:
-                write_profile(path, read_profile(Path(options.profile), model, groups, layers, self.size))
-            else:
-                write_profile(path, measure_profile(model, groups, layers, self.size, options.engine, options.threads))
+        if options.profile:
+            write_profile(path, read_profile(Path(options.profile), model, groups, layers, self.size))
+        elif not path.exists():
+            write_profile(path, measure_profile(model, groups, layers, self.size, options.engine, options.threads))
         profile = read_profile(path, model, groups, layers, self.size)
         wanted = 1000 / options.target if options.budget == "fps" else options.target
         if wanted >= profile["total_ms"]:

@@ -1,7 +1,6 @@
 """What a network takes on its board: an estimate, until the board's own profile is given back."""
 
 import json
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +17,7 @@ from mde.jetson import runner
 from mde.models import build_model, save_model
 from mde.report.page import write_report
 from mde.report.record import describe_model, new_record, write_record
-from tests.conftest import train_command, write_frames
+from tests.conftest import call, write_frames
 from tests.export import random_network
 from tests.test_config import composed
 
@@ -39,8 +38,7 @@ def test_the_estimate_is_marked_wherever_it_is_shown(tmp_path: Path) -> None:
     checkpoint, frames = tmp_path / "trained.safetensors", write_frames(tmp_path / "frames", frames=4)
     save_model(build_model("midas_small", encoder="lite0"), checkpoint, input=[64, 64])
     overrides = [f"checkpoint={checkpoint}", "data=folder", f"data.root={frames}", f"hydra.run.dir={tmp_path / 'run'}"]
-    command = train_command(*overrides, "device=orin_nano", "target=pytorch", "threads=1", steps=1, script="deploy.py")
-    done = subprocess.run(**command, capture_output=True, text=True, timeout=600, check=False)
+    done = call(*overrides, "device=orin_nano", "target=pytorch", "threads=1", steps=1, script="deploy.py")
     assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads((tmp_path / "run/metrics.json").read_text())
     statuses = {name: entry["status"] for name, entry in record["latency"].items()}

@@ -29,7 +29,7 @@ from mde.evaluation import evaluate, evaluation_sets
 from mde.export import ImageGraph, deployable
 from mde.models import save_model
 from mde.report.record import new_record
-from tests.conftest import train_command, write_frames
+from tests.conftest import call, write_frames
 from tests.export import random_network
 from tests.test_config import composed
 
@@ -53,8 +53,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compare(*overrides: str, run_dir: Path) -> subprocess.CompletedProcess[str]:
-    command = train_command(*overrides, f"hydra.run.dir={run_dir}", "threads=1", steps=1, script="deploy.py")
-    return subprocess.run(**command, capture_output=True, text=True, timeout=600, check=False)
+    return call(*overrides, f"hydra.run.dir={run_dir}", "threads=1", steps=1, script="deploy.py")
 
 
 def test_files_are_compared_on_one_page_and_one_that_fails_is_named(deployed: Path, tmp_path: Path) -> None:

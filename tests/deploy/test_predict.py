@@ -35,7 +35,7 @@ from mde.deploy.targets import Request, write_target
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
 from mde.models import load_model, save_model
-from tests.conftest import train_command
+from tests.conftest import call
 from tests.export import random_network
 from tests.test_config import composed
 
@@ -65,8 +65,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def deploy(*overrides: str) -> subprocess.CompletedProcess[str]:
-    command = train_command(*overrides, steps=1, script="deploy.py")
-    return subprocess.run(**command, capture_output=True, text=True, timeout=600, check=False)
+    return call(*overrides, steps=1, script="deploy.py")
 
 
 def photo(seed: int = 0, height: int = 50, width: int = 70) -> np.ndarray:

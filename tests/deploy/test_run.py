@@ -21,7 +21,7 @@ from mde.engines import graph_engine
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
 from mde.models import build_model, read_metadata, save_model
-from tests.conftest import train_command, write_frames
+from tests.conftest import call, write_frames
 from tests.deploy.quantization_network import layers
 from tests.export import random_network
 from tests.test_config import composed
@@ -40,8 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def deploy(checkpoint: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-        command = train_command(*overrides, f"checkpoint={checkpoint}", steps=1, script="deploy.py")
-        return subprocess.run(**command, capture_output=True, text=True, timeout=600, check=False)
+        return call(*overrides, f"checkpoint={checkpoint}", steps=1, script="deploy.py")
 
     return run
 

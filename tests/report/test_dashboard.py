@@ -4,7 +4,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from mde.report.dashboard import main
 from mde.report.record import read_record, write_record
 from mde.report.wandb_results import log_results
 from mde.sweep.latency import measure
-from tests.conftest import ROOT, TINY, train_command, write_frames
+from tests.conftest import ROOT, TINY, call, write_frames
 from tests.report.wandb_file import OfflineRun, read_run
 
 STEPS = 10  # enough that the images a second are logged
@@ -36,8 +35,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = write_frames(root / "tiny")
     options = [f"data.root={frames}", f"hydra.run.dir={root / 'run'}", f"logger.group={GROUP}"]
     staging = {"WANDB_DATA_DIR": str(root / "staging")}
-    command = train_command("data=folder", *TINY, "logger=wandb", *options, steps=STEPS, **staging)
-    done = subprocess.run(**command, capture_output=True, text=True, timeout=600)
+    done = call("data=folder", *TINY, "logger=wandb", *options, steps=STEPS, **staging)
     assert done.returncode == 0, done.stderr
     return root / "run"
 
