@@ -29,13 +29,13 @@ SLOW = [
 ]
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: what is forked must have no threads
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(SLOW)
 
 
 def run_script(
     script: Path, arguments: list[str], directory: Path, environment: Mapping[str, str], timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
     """Runs the script to its end. Raises TimeoutExpired."""
+    FORKSERVER.set_forkserver_preload(SLOW)
     command = [str(script), *arguments]
     with tempfile.TemporaryDirectory() as folder:
         files = [os.path.join(folder, name) for name in ("out", "err")]
@@ -53,6 +53,7 @@ def run_script(
 def _run(command: list[str], directory: str, environment: dict[str, str], files: list[str]) -> None:
     for stream, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    multiprocessing.set_start_method(None, force=True)  # what the system's is, not the one this process came by
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)

@@ -101,6 +101,6 @@ def test_the_commands_of_a_page_run_in_order(page, tmp_path, trained):
 def test_the_commands_behind_the_results_compose():
     assert commands("docs/results.md")
     for script, arguments in commands("docs/results.md"):
-        single = [re.sub(r"(sparsity=[\d.]+),.*", r"\1", a) for a in arguments if a != "-m"]
+        single = [re.sub(r"^([\w./]+=[^\[,]+),.*", r"\1", argument) for argument in arguments if argument != "-m"]
         kept = [argument for argument in single if not argument.startswith("hydra.")]
         composed(*kept, script=script.removesuffix(".py"))

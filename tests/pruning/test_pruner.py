@@ -144,8 +144,9 @@ def test_a_budget_of_multiply_adds_is_met(run_train, tiny, trained, tmp_path):
 
 
 def test_a_budget_of_time_is_measured_here_or_taken_from_another_devices_profile(run_train, tiny, trained, tmp_path):
-    options = ["prune=channel", "recovery=none", "importance=l1", "recovery.batchnorm_images=2", "prune.scan=true"]
-    record = prune(run_train, tiny, trained, tmp_path, *options, "prune.budget=fps", "prune.target=0.01")
+    options = ["prune=channel", "recovery=none", "importance=l1", "recovery.batchnorm_images=2"]
+    measured = ["prune.budget=fps", "prune.target=0.01", "prune.scan=true"]
+    record = prune(run_train, tiny, trained, tmp_path, *options, *measured)
     assert record["model"]["macs"] == record["before"]["model"]["macs"], "fast enough already"
     assert (tmp_path / "pruned/pictures/sensitivity.png").exists()
     profile = json.loads((tmp_path / "pruned/profile.json").read_text())
