@@ -82,7 +82,8 @@ def test_the_commands_of_a_page_run_in_order(page, tmp_path, trained):
     frames = write_frames(tmp_path / "frames")
     write_sources(tmp_path)
     assert commands(page), "no command found: the page's code blocks changed shape"
-    for script, arguments in commands(page):
+    shown_before = commands("README.md") if page != "README.md" else []
+    for script, arguments in [command for command in commands(page) if command not in shown_before]:
         path = str(frames if script == "train.py" else trained)
         arguments = [argument.replace("PATH", path) for argument in arguments]
         # Shown as a run that is stopped and continued by the next command.
@@ -92,9 +93,11 @@ def test_the_commands_of_a_page_run_in_order(page, tmp_path, trained):
             arguments.append("sparsity=0.1")  # of ten values
         if script == "train.py" and not any(argument.startswith(("resume=", "size=")) for argument in arguments):
             arguments.append("size=[64,64]")
+        if any(argument.startswith("prune=") for argument in arguments):
+            arguments += ["importance.images=4", "recovery.batchnorm_images=4"]
         comparing = any(argument.startswith("compare=") for argument in arguments)
         if script == "deploy.py" and not comparing:  # what an untrained network loses in INT8 says nothing
-            arguments.append("quantize.max_drop=1")
+            arguments += ["quantize.max_drop=1", "quantize.frames=8", "quantize.gate_frames=4"]
         check(script, arguments, tmp_path)
 
 
