@@ -18,14 +18,14 @@ $(INSTALLED): pyproject.toml
 
 demo: install
 	rm -rf outputs/demo
-	$(PY) train.py experiment=demo hydra.run.dir=outputs/demo/train
+	$(PY) train.py experiment=demo data.test=64 hydra.run.dir=outputs/demo/train
 	$(PY) prune.py checkpoint=outputs/demo/train/model.safetensors prune=channel sparsity=0.5 trainer.max_steps=40 \
-	    hydra.run.dir=outputs/demo/prune
+	    data.test=64 hydra.run.dir=outputs/demo/prune
 	$(PY) deploy.py -m checkpoint=outputs/demo/prune/model.safetensors target=onnxruntime,openvino \
-	    quantize=int8 hydra.sweep.dir=outputs/demo/deploy
+	    quantize=int8 data.test=64 hydra.sweep.dir=outputs/demo/deploy
 	$(PY) deploy.py "compare=[outputs/demo/train/model.safetensors,outputs/demo/prune/model.safetensors,$$(echo \
 	    outputs/demo/deploy/*target-onnxruntime*/model.onnx),$$(echo outputs/demo/deploy/*target-openvino*/model.xml)]" \
-	    hydra.run.dir=outputs/demo
+	    data.test=64 hydra.run.dir=outputs/demo
 
 test: install
 	$(PY) -m pytest -n 2 --dist worksteal
