@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
 .PHONY: demo test install clean
 
@@ -13,7 +14,11 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("mde needs Python >= 3.11: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet uv
-	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PY) --editable '.[imagenet,nyu,tflite,tensorrt,sweeps,ray,dashboard,video,viewer,dev]'
+	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PY) --editable '.[imagenet,nyu,tflite,tensorrt,sweeps,ray,dashboard,video,viewer,l515,dev]'
+# The last librealsense that knows a live L515, beside the present one: for tests. Its wheels end at Python 3.11.
+	-$(VENV)/bin/uv pip install --quiet --python $(PY) --target $(VENV)/librealsense-2.54 --no-deps 'pyrealsense2==2.54.2.*'
+	$(PY) -c 'import pyrealsense2' 2> /dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y libusb-1.0-0; } || \
+	    echo "librealsense needs the system library libusb-1.0; install it (Debian: libusb-1.0-0), or leave data=l515 alone"
 	touch $(INSTALLED)
 
 demo: install

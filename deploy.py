@@ -1,6 +1,6 @@
 """Deploy a depth network: `python deploy.py checkpoint=PATH target=openvino quantize=int8 [-m target=...] ...`.
 
-Or set deployed ones side by side: `python deploy.py compare=[FILE,FILE,...]`.
+Or set deployed ones side by side: `python deploy.py compare=[FILE,FILE,...]`; against a depth camera: `data=l515`.
 """
 
 import hydra
@@ -13,7 +13,11 @@ from mde.cli import job, register, run
 @job
 def main(config: DictConfig) -> None:
     # Imported after composing: a mistyped option is answered before torch is imported.
-    if config.compare:
+    if config.data._target_ == "mde.sensors.source.sensor_splits":
+        from mde.deploy.sensor import observe
+
+        observe(config)
+    elif config.compare:
         from mde.deploy.compare import compare
 
         compare(config)

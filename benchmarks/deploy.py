@@ -1,8 +1,9 @@
 """What deployment buys in time: rewrites, pruning and INT8 against the published graph in FP32, in each engine.
 
     python benchmarks/deploy.py                                  # random weights, MiDaS small as published in size
-    python benchmarks/deploy.py --checkpoint PATH --size 160 224
+    python benchmarks/deploy.py --checkpoint PATH --size 160 224 --pruned PATH PATH     # networks that prune.py left
     python benchmarks/deploy.py --fastdepth $MDE_SHARED/peers/fast_depth_224.tflite      # a peer's row, absolute
+    python benchmarks/deploy.py --sparsities 0.75 0.8 0.85 --layers      # and what the smallest spends its time on
 
 All graphs of an engine are timed in turn in one process. Widths and precision decide the times, not the values of the
 weights: channels are chosen by their L1 norm, and INT8 is calibrated on our rendered scenes. What it costs in accuracy
@@ -12,6 +13,7 @@ is measured by prune.py and deploy.py.
 import argparse
 import json
 import tempfile
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
@@ -26,13 +28,14 @@ from mde.deploy.targets import TARGETS, Request, write_target
 from mde.engines import engine_version, open_engine
 from mde.evaluation import frame_limit
 from mde.export import ImageGraph, deployable
-from mde.models import build_model
+from mde.models import build_model, load_model
 from mde.models.network import DepthNetwork
+from mde.profile import PROFILERS, layer_times
 from mde.report.record import describe_model, environment
 
 ENGINES = ("onnxruntime", "openvino", "litert")
-SPARSITIES = (0.0, 0.5, 0.75)
 REFERENCE = "published graph, fp32"
+SLOWEST = 12  # layers listed
 
 
 def main() -> None:
@@ -43,6 +46,9 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--sparsities", type=float, nargs="+", default=[0.5, 0.75], help="of channels, beside dense")
+    parser.add_argument("--pruned", nargs="+", help="networks pruned from the checkpoint, in the place of --sparsities")
+    parser.add_argument("--layers", action="store_true", help="time by operator and layer, of the last INT8 graph")
     parser.add_argument("--fastdepth", type=Path, help="another network's .tflite, timed beside LiteRT's graphs")
     parser.add_argument("--out", type=Path, help="figures as JSON")
     options = parser.parse_args()
@@ -51,7 +57,11 @@ def main() -> None:
     given = {} if options.checkpoint else {"encoder": options.encoder}
     dense = build_model("midas_small", weights=options.checkpoint, **given)
     reference = build_model("midas_small", weights=options.checkpoint, reference=True, **given)
-    networks = {s: pruned(dense, "channel", s, size) if s else dense for s in SPARSITIES}
+    networks = {0.0: dense}
+    if options.pruned:
+        networks |= {sparsity(network, dense): network for network in map(load_model, options.pruned)}
+    else:
+        networks |= {share: pruned(dense, "channel", share, size) for share in options.sparsities}
     frames = synthetic_splits(frames=64, validation=1, test=1, size=list(size)).train
     images = [np.ascontiguousarray(frames[i].image.permute(1, 2, 0)[None].numpy()) for i in range(min(16, len(frames)))]
     rounds = min(options.rounds, frame_limit() or options.rounds)
@@ -64,9 +74,12 @@ def main() -> None:
             if engine == "onnxruntime":
                 runs["published graph in PyTorch, eager"] = eager(reference, images[0], options.threads)
             times = interleave(runs, 5, rounds)
+            if options.layers and engine in PROFILERS:
+                path = Path(folder) / str(2 * len(networks)) / f"model{TARGETS[engine][0]}"
+                print(operators(engine, path, images[0], rounds, options.threads))
         figures[engine] = {name: latency_entry(values, times[REFERENCE]) for name, values in times.items()}
     about = {"published graph": describe_model(reference, size)}
-    about |= {f"channel {s:g}" if s else "dense": describe_model(network, size) for s, network in networks.items()}
+    about |= {title(share): describe_model(network, size) for share, network in networks.items()}
     print(table(figures))
     for name, entry in about.items():
         print(f"{name}: {entry['parameters'] / 1e6:.2f} M parameters, {entry['macs'] / 1e9:.3f} G multiply-adds")
@@ -75,6 +88,11 @@ def main() -> None:
         content = {"environment": environment(), "engines": versions, "size": size, "threads": options.threads}
         content |= {"rounds": rounds, "networks": about, "latency": figures}
         options.out.write_text(json.dumps(content, indent=1))
+
+
+def sparsity(network: DepthNetwork, dense: DepthNetwork) -> float:
+    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (network, dense)]
+    return 1 - counts[0] / counts[1]
 
 
 def graphs(
@@ -89,9 +107,9 @@ def graphs(
     """Name -> a call of the graph in `engine`."""
     suffix = TARGETS[engine][0]
     wanted = {REFERENCE: (reference, "fp32")}
-    for sparsity, network in networks.items():
+    for share, network in networks.items():
         for precision in ("fp32", "int8"):
-            wanted[f"{f'channel {sparsity:g}' if sparsity else 'dense'}, {precision}"] = (network, precision)
+            wanted[f"{title(share)}, {precision}"] = (network, precision)
     runs = {}
     for number, (name, (network, precision)) in enumerate(wanted.items()):
         published = name == REFERENCE
@@ -103,6 +121,10 @@ def graphs(
         write_target(engine, request, path)
         runs[name] = partial(open_engine(engine, path, threads), images[0])
     return runs
+
+
+def title(share: float) -> str:
+    return f"channel {share:.3g}" if share else "dense"
 
 
 def eager(network: DepthNetwork, image: np.ndarray, threads: int) -> partial:
@@ -124,6 +146,23 @@ def peer(path: Path, image: np.ndarray, threads: int) -> partial:
     planes = resize_image(torch.from_numpy(image[0]).permute(2, 0, 1), details["shape"][1:3]) * 255
     pixels = planes.round().permute(1, 2, 0)[None].numpy().astype(details["dtype"])
     return partial(open_engine("litert", path, threads), np.ascontiguousarray(pixels))
+
+
+def operators(engine: str, path: Path, image: np.ndarray, runs: int, threads: int) -> str:
+    """Milliseconds of each kind of operator, slowest first, and of how many layers, then the slowest layers; profiling
+    itself costs some.
+    """
+    kinds = defaultdict(list)
+    layers = layer_times(engine, path, image, runs, threads)
+    for layer in layers:
+        kinds[layer.operator].append(layer.ms)
+    total = sum(map(sum, kinds.values()))
+    lines = [f"{engine}, the last INT8 graph: {total:.2f} ms in its layers"]
+    for kind, times in sorted(kinds.items(), key=lambda item: -sum(item[1])):
+        lines.append(f"  {kind}: {sum(times):.2f} ms in {len(times)} ({sum(times) / total:.0%})")
+    for layer in sorted(layers, key=lambda layer: -layer.ms)[:SLOWEST]:
+        lines.append(f"    {layer.ms:.3f} ms ({layer.ms / total:.0%}) {layer.operator} {layer.name}")
+    return "\n".join(lines)
 
 
 def table(figures: dict[str, dict]) -> str:

@@ -12,7 +12,7 @@ import argparse
 from mde.models import build_model
 from mde.models.network import DepthNetwork
 from mde.pruning.importance import weight_importance
-from mde.pruning.masks import Masks, convolution_weights, fine_grained_masks, layer_masks
+from mde.pruning.masks import Masks, fine_grained_masks, layer_masks, layer_weights
 
 # Million parameters, its Tables 1 and 2.
 LAYERS = {0.02: 16.3, 0.04: 15.9, 0.06: 15.6, 0.08: 15.3, 0.10: 14.9, 0.12: 14.6, 0.14: 14.3, 0.16: 13.9, 0.18: 13.6,
@@ -35,7 +35,7 @@ def main() -> None:
     for sparsity, paper in LAYERS.items():
         counts = (left(model, layer_masks(model, sparsity, parameters, rule)) for rule in ("share", "count"))
         print(f"| {sparsity:.2f} | {paper} | " + " | ".join(f"{count:.2f}" for count in counts) + " |")
-    scores = weight_importance(model, convolution_weights(model), "l1")
+    scores = weight_importance(model, layer_weights(model), "l1")
     print("\n| single weights, sparsity | the paper, M | ours, M | (1 - s) x all, M |\n" + "| ---: " * 4 + "|")
     for sparsity, paper in WEIGHTS.items():
         masks = fine_grained_masks(model, scores, sparsity, parameters, "layer")

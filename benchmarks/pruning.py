@@ -24,7 +24,7 @@ from mde.models.network import DepthNetwork
 from mde.pruning.channels import Limits, Search, sparsity_aims
 from mde.pruning.cost import dense_widths, layers_of
 from mde.pruning.importance import channel_importance, weight_importance
-from mde.pruning.masks import apply_masks, convolution_weights, fine_grained_masks, layer_masks, two_four_masks
+from mde.pruning.masks import apply_masks, fine_grained_masks, layer_masks, layer_weights, two_four_masks
 from mde.pruning.structure import channel_groups, keep_channels
 from mde.report.record import describe_model, environment
 
@@ -48,7 +48,7 @@ def pruned(model: DepthNetwork, kind: str, sparsity: float, size: tuple[int, int
         )
         keep_channels(model, groups, search.run())
         return model
-    scores = weight_importance(model, convolution_weights(model), "l1")
+    scores = weight_importance(model, layer_weights(model), "l1")
     if kind == "layer":
         masks = layer_masks(model, sparsity, parameters, "share")
     elif kind == "two_four":

@@ -11,35 +11,12 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from mde.data.folder import FolderFrames
-from mde.data.sample import Frames, Sample
-from mde.data.transforms import resize_image
+from mde.data.sample import Frames
+from mde.deploy.runtime import load_runtime, runtime_predictor
 from mde.evaluation import Predictor, evaluate, frame_limit, network_predictor, ramp_predictor
 from mde.models import load_model
 from mde.report.record import environment, read_record
-
-
-def fastdepth_predictor(path: Path) -> Predictor:
-    """FastDepth (pruned, INT8) in LiteRT with two threads; its output counts are proportional to depth."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(str(path), num_threads=2)
-    interpreter.allocate_tensors()
-    source, sink = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
-    _, height, width, _ = source["shape"]
-
-    def predict(sample: Sample) -> Tensor:
-        image = (resize_image(sample.image, (height, width)) * 255).round().to(torch.uint8)
-        interpreter.set_tensor(source["index"], image.permute(1, 2, 0)[None].numpy())
-        interpreter.invoke()
-        counts = interpreter.get_tensor(sink["index"]).astype(np.float32).reshape(1, 1, height, width)
-        return 1 / torch.from_numpy(counts).clamp(min=1)  # inverse depth up to scale, which alignment finds
-
-    return predict
 
 
 def real_sets(shared: Path) -> list[Frames]:
@@ -73,7 +50,8 @@ def main() -> None:
     arguments = parser.parse_args()
     shared = Path(os.environ.get("MDE_SHARED", "../shared"))
     peer = shared / "peers/fast_depth_224.tflite"
-    predictors: dict[str, Predictor] = {"vertical ramp": ramp_predictor, "FastDepth INT8": fastdepth_predictor(peer)}
+    fastdepth = runtime_predictor(load_runtime(peer, threads=2))  # its description is known
+    predictors: dict[str, Predictor] = {"vertical ramp": ramp_predictor, "FastDepth INT8": fastdepth}
     trained_on = {"FastDepth INT8": "nyu"}
     for run in arguments.runs:
         name, _, folder = run.partition("=")

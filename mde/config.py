@@ -12,8 +12,12 @@ from omegaconf import MISSING
 
 @dataclass
 class ModelConfig:
-    name: str = "midas_small"
-    encoder: str | None = None  # lite0 .. lite4; null: what the weights hold, lite0 where they leave it open
+    name: str | None = None  # null: what the weights hold, midas_small where they leave it open
+    encoder: str | None = None  # of midas_small: lite0 .. lite4; null: what the weights hold, else lite0
+    variant: str | None = (
+        None  # of fastdepth: dense | pruned; of guidedepth: full | small; null: likewise, else the first
+    )
+    blocks: int | None = None  # of a DPT's transformer; null: likewise, else as published
 
 
 @dataclass
@@ -59,6 +63,16 @@ class NyuData:
 
 
 @dataclass
+class PhotosData:
+    """A folder of photos without depth, for teacher=PATH; folders inside it count."""
+
+    _target_: str = "mde.data.photos.photos_splits"
+    root: str = MISSING
+    val_root: str | None = None  # frames with depth, as of data=folder, that validate; null: synthetic scenes
+    size: list[int] = field(default_factory=lambda: "${size}")  # type: ignore[arg-type, return-value]  # of those
+
+
+@dataclass
 class MixData:
     """Several datasets; a part is drawn with the weight that stands under its name."""
 
@@ -68,9 +82,27 @@ class MixData:
 
 
 @dataclass
+class SensorData:
+    """A depth camera or a recording of one: what `deploy.py` evaluates against, records and calibrates with."""
+
+    _target_: str = "mde.sensors.source.sensor_splits"
+    source: str = MISSING  # live | a .bag or .db3 | a folder that was recorded
+    frames: int | None = None  # null: to the end, or until Ctrl-C
+    resolution: list[int] = field(default_factory=lambda: [480, 640])  # height, width of a live camera's streams
+    rate: int = 30  # of a live camera, frames a second
+    preset: str | None = None  # of a live camera: no_ambient, low_ambient, max_range, short_range, ...
+    min_depth: float = 0.25  # metres; nearer is unknown
+    max_depth: float = 9.0  # metres; farther is unknown
+    warmup: int | None = None  # frames left out at the start; null: 30 of a live camera, else none
+    drop_edges: bool = False  # distrust depth beside a jump of 5 %, where an L515 has tails
+    confidence: int = 0  # the least that is trusted, of an L515's 0 to 15
+
+
+@dataclass
 class LossConfig:
     data: str = "trimmed"  # trimmed | ssi | l1 | mse
     gradient: float = 0.5  # weight of multi-scale gradient matching
+    teacher: float = 1.0  # weight of what teacher=PATH predicts, beside what depth says
     start_steps: int | None = None  # plain L1 before the invariant form; null: 100 for an untrained decoder, else 0
 
 
@@ -95,7 +127,7 @@ class TrainerConfig:
     max_minutes: float | None = None  # stop cleanly after this long; continue with resume=
     validate_every: int = 100  # steps
     checkpoint_minutes: float = 1.0
-    freeze_batchnorm: bool = False  # keep BatchNorm's statistics as they were loaded
+    freeze_batchnorm: bool = False  # keep BatchNorm's statistics as they were loaded, if any were
 
 
 @dataclass
@@ -183,6 +215,7 @@ class TrainConfig:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     sparsity: float | None = None  # share of the parameters that pruning removes or zeroes
     weights: str = "imagenet"  # none | midas | imagenet | PATH
+    teacher: str | None = None  # a network's file to learn from: .safetensors, .pt, .onnx, .tflite, .xml or .engine
     size: list[int] = field(default_factory=lambda: [256, 256])  # height, width: multiples of 32
     batch_size: int = 8  # over all devices
     workers: int = 1
@@ -241,6 +274,9 @@ class DeployConfig:
     threads: int = 2  # of the CPU
     parity_frames: int = 16
     source: str | None = None  # only predict: a picture, a folder of pictures, a video, or a camera's number
+    record: str | None = None  # keep the frames of data=l515: a new folder, a .npz, or of a live camera a .bag or .db3
+    calibrate: str | None = None  # fit metres with data=l515: a recording, or how many of the first frames
+    view: str | None = None  # watch data=l515: window, or a new .mp4 or .rrd (for rerun) file
     bundle: bool = False  # also write bundle/, the folder that a Jetson needs
     evaluate: list[str] = field(default_factory=list)  # folders that fill rows of the table
     seed: int = 0
@@ -258,7 +294,9 @@ def register_schema() -> None:
         ("data", "folder_schema", FolderData),
         ("data", "kitti_schema", KittiData),
         ("data", "nyu_schema", NyuData),
+        ("data", "photos_schema", PhotosData),
         ("data", "mix_schema", MixData),
+        ("data", "sensor_schema", SensorData),
         ("loss", "loss_schema", LossConfig),
         ("optimizer", "optimizer_schema", OptimizerConfig),
         ("trainer", "trainer_schema", TrainerConfig),

@@ -1,6 +1,5 @@
 """The memory that a network takes in an engine, measured in a process that does nothing else."""
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 
 from mde.engines import open_engine
 from mde.errors import MdeError
+from mde.peak_memory import peak_bytes
 
 RUNS = 3
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,16 +37,7 @@ def _main() -> None:
     image = np.zeros([int(side) for side in shape], dtype)
     for _ in range(RUNS):
         run(image)
-    print(_peak_bytes() / 1e6)
-
-
-def _peak_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not ru_maxrss, which on Linux begins at the memory of the process that started this one.
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes
+    print(peak_bytes() / 1e6)
 
 
 if __name__ == "__main__":

@@ -74,11 +74,11 @@ def graph_engine(graph: "nn.Module", threads: int) -> Engine:
 
 
 def pytorch_graph(path: Path) -> "nn.Module":
-    """An own .safetensors file as a graph that takes uint8 (1, H, W, 3)."""
+    """An own .safetensors or an official .pt file as a graph that takes uint8 (1, H, W, 3)."""
     from mde.export import ImageGraph, deployable
-    from mde.models import load_model
+    from mde.models.build import network_in
 
-    model = load_model(path)
+    model = network_in(path)
     return ImageGraph(deployable(model), model.mean, model.std).eval()
 
 
@@ -160,7 +160,7 @@ def _open_litert(path: Path, threads: int) -> Engine:
 
 # Name -> the files that it reads, and what opens them.
 ENGINES: dict[str, tuple[tuple[str, ...], Callable[[Path, int], Engine]]] = {
-    "pytorch": ((".safetensors",), _open_pytorch),
+    "pytorch": ((".safetensors", ".pt"), _open_pytorch),
     "onnxruntime": ((".onnx",), _open_onnxruntime),
     "openvino": ((".xml", ".onnx"), _open_openvino),
     "litert": ((".tflite",), _open_litert),

@@ -97,6 +97,20 @@ def inverse_depth_target(depth: Tensor, mask: Tensor) -> Tensor:
     return torch.where(finite, nearest / torch.where(finite, depth, 1), 0)
 
 
+def relative_inverse_depth(inverse_depth: Tensor) -> Tensor:
+    """A network's inverse depth without its scale and shift: 0 at the image's 2nd percentile and 1 at its 98th.
+
+    float (N, 1, H, W), not narrower than float32 -> the same shape; the same for a x + b with a > 0. Ends of the range
+    may lie outside 0 and 1, at most 100 away, and a constant image is 0.
+    """
+    ascending = inverse_depth.flatten(1).sort(dim=1).values
+    last = ascending.shape[1] - 1
+    low, high = (ascending[:, round(share * last)].view(-1, 1, 1, 1) for share in (0.02, 0.98))
+    spread = high - low
+    varies = spread > _rounding(low + high).view(-1, 1, 1, 1)
+    return torch.where(varies, (inverse_depth - low) / torch.where(varies, spread, 1), 0).clamp(-100, 100)
+
+
 def align_scale_shift(prediction: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Per image, the (s, t) that minimise sum over M of (s d + t - d*)^2.
 

@@ -75,3 +75,8 @@ def call(
 @pytest.fixture
 def run_train() -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no worker is left alone with one of them at the end."""
+    items.sort(key=lambda item: "test_docs.py" not in item.nodeid)

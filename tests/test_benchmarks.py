@@ -37,11 +37,30 @@ def test_the_memory_benchmark_reads_the_resident_size(tmp_path):
     assert all(megabytes > 100 for _, megabytes in readings)
 
 
-def test_the_deployment_benchmark_has_a_row_for_every_sparsity_and_precision(tmp_path):
-    small = ["--encoder", "lite0", "--size", "64", "64", "--threads", "1", "--engines", "openvino"]
-    printed = run("benchmarks/deploy.py", *small, "--out", str(tmp_path / "figures.json"))
+@pytest.mark.parametrize("given", ["sparsity", "files"])
+def test_the_deployment_benchmark_has_a_row_for_every_network_and_precision(given, tmp_path):
+    options = ["--size", "64", "64", "--threads", "1", "--engines", "openvino"]
+    if given == "files":
+        dense, narrow = random_network(), random_network()
+        narrow.decoder.head.conv1 = torch.nn.Conv2d(64, 16, 3, padding=1)
+        narrow.decoder.head.conv2 = torch.nn.Conv2d(16, 32, 3, padding=1)
+        counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (dense, narrow)]
+        share = f"{1 - counts[1] / counts[0]:.3g}"
+        for name, model in {"dense": dense, "narrow": narrow}.items():
+            save_model(model, tmp_path / f"{name}.safetensors")
+        options += [
+            "--checkpoint",
+            str(tmp_path / "dense.safetensors"),
+            "--pruned",
+            str(tmp_path / "narrow.safetensors"),
+        ]
+    else:
+        share = "0.75"
+        options += ["--encoder", "lite0", "--sparsities", share, "--layers"]
+    printed = run("benchmarks/deploy.py", *options, "--out", str(tmp_path / "figures.json"))
+    assert ("openvino, the last INT8 graph" in printed) == ("--layers" in options)
     figures = json.loads((tmp_path / "figures.json").read_text())["latency"]["openvino"]
-    expected = {f"{network}, {p}" for network in ("dense", "channel 0.5", "channel 0.75") for p in ("fp32", "int8")}
+    expected = {f"{network}, {p}" for network in ("dense", f"channel {share}") for p in ("fp32", "int8")}
     assert figures.keys() == expected | {"published graph, fp32"}
     assert all(name in printed for name in figures)
 

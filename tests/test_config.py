@@ -48,8 +48,9 @@ def test_every_group_belongs_to_a_script():
     ("script", "path"), CHOICES, ids=[f"{path.parent.name}/{path.stem}-{s}" for s, path in CHOICES]
 )
 def test_every_choice_of_every_group_composes_and_resolves(script: str, path: Path):
-    root = [] if path.parent.name != "data" else {
-        "mix": ["data.parts.folder.root=/x"], "synthetic": []}.get(path.stem, ["data.root=/x"])  # fmt: skip
+    needed = {"mix": ["data.parts.folder.root=/x"], "synthetic": [], "l515": ["data.source=/x"]}
+    needed["mix_photos"] = ["data.parts.photos.root=/x"]
+    root = needed.get(path.stem, ["data.root=/x"]) if path.parent.name == "data" else []
     checkpoint = ["checkpoint=/x"] if script != "train" else []
     config = composed(f"{path.parent.name}={path.stem}", *root, *checkpoint, script=script)
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -63,7 +64,12 @@ def test_every_loss_builds(name):
 
 @pytest.mark.parametrize("name", choices("model"))
 def test_every_model_builds(name):
-    assert build_model(composed(f"model={name}").model.name, encoder="lite0").name == name
+    small = {"blocks": 1} if name.startswith("dpt") else {}
+    assert build_model(composed(f"model={name}").model.name, **small).name == name
+
+
+def test_a_models_variant_is_an_option():
+    assert build_model(**composed("model=fastdepth", "model.variant=pruned").model).options["variant"] == "pruned"
 
 
 def test_synthetic_data_builds_at_the_size_of_the_run():

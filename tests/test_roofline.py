@@ -10,8 +10,8 @@ from torch import nn
 from mde.errors import MdeError
 from mde.export import deployable
 from mde.models import build_model
+from mde.models.counts import multiply_adds
 from mde.pruning.structure import channel_groups, keep_channels
-from mde.report.record import multiply_adds
 from mde.roofline import BYTES, Roofline, Work, estimate, work_of
 from tests.export import random_network
 from tests.test_config import composed

@@ -1,5 +1,7 @@
 """The training loader of a run: an endless reproducible stream."""
 
+from collections.abc import Callable
+
 import lightning as L
 import torch
 from torch.utils.data import DataLoader
@@ -14,7 +16,8 @@ class DepthData(L.LightningDataModule):
 
     The k-th training sample is a function of (seed, k) alone, so a run that resumes after n steps goes on with sample
     n x batch_size, and ranks share out one global batch. batch_size counts over all ranks; augment=False takes whole
-    frames, stretched to size (height, width).
+    frames, stretched to size (height, width). beforehand is called, before a worker starts, with the indices of the
+    frames that this process will draw, each once, in the order of their first draws.
     """
 
     def __init__(
@@ -29,8 +32,10 @@ class DepthData(L.LightningDataModule):
         workers: int,
         seed: int,
         augment: bool = True,
+        beforehand: Callable[[list[int]], None] | None = None,
     ):
         super().__init__()
+        self.beforehand = beforehand
         self.splits, self.batch_size, self.max_steps = splits, batch_size, max_steps
         self.workers, self.seed = workers, seed
         self.training_set = TrainingSet(splits.train, size, mean, std, seed, augment)
@@ -47,6 +52,8 @@ class DepthData(L.LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
         )
+        if self.beforehand is not None:
+            self.beforehand(list(dict.fromkeys(index for _, index in sampler)))
         return DataLoader(
             self.training_set,
             self.batch_size // trainer.world_size,

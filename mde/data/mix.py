@@ -43,11 +43,13 @@ class MixedSplits(Splits):
     validation: ConcatFrames
     test: ConcatFrames | None = None
     note: str = ""
+    labelled: bool = True
     weights: list[float] = field(default_factory=list)
 
 
 def mix_splits(parts: Mapping[str, Splits], weights: Mapping[str, float] | None = None) -> MixedSplits:
-    """Join the training, the validation and, where there are any, the test frames of several datasets.
+    """Join the training, the validation and, where there are any, the test frames of several datasets; of those without
+    depth, beside others, the training frames alone.
 
     weights: the relative share of training draws of each part, under its key in `parts`; None draws every frame equally
     often. Raises MdeError when weights and parts do not match or a weight is not positive.
@@ -59,12 +61,14 @@ def mix_splits(parts: Mapping[str, Splits], weights: Mapping[str, float] | None 
     given = dict(zip(parts, train.lengths, strict=True)) if weights is None else dict(weights)
     if set(given) != set(parts) or not all(0 < weight < math.inf for weight in given.values()):
         raise MdeError(f"data.weights {given} do not suit: give one positive number for each of {', '.join(parts)}")
-    tests = [part.test for part in splits if part.test is not None]
+    evaluated = [part for part in splits if part.labelled] or splits[:1]
+    tests = [part.test for part in evaluated if part.test is not None]
     return MixedSplits(
         name="+".join(part.name for part in splits),
         train=train,
-        validation=ConcatFrames([part.validation for part in splits]),
+        validation=ConcatFrames([part.validation for part in evaluated]),
         test=ConcatFrames(tests) if tests else None,
-        note="; ".join(f"{part.name}: {part.note}" for part in splits if part.note),
+        note="; ".join(f"{part.name}: {part.note}" for part in evaluated if part.note),
+        labelled=all(part.labelled for part in splits),
         weights=[given[key] / sum(given.values()) for key in parts],
     )

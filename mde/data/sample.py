@@ -18,6 +18,7 @@ class Sample:
     frame       id of the frame within the set
     intrinsics  float32 (3, 3), pinhole, in pixels of `image` (pixel centres at whole numbers), or None when unknown
     depth_unit  metres in one count of the stored depth image; what "raw depth" means for this set
+    teacher     float32 (1, h', w'), what a teacher predicts of the whole image, as `relative_inverse_depth` scales it
 
     h, w equal H, W or are the same aspect at another size (a LiDAR's grid); evaluation happens at (h, w).
     """
@@ -29,6 +30,7 @@ class Sample:
     frame: str
     intrinsics: Tensor | None = None
     depth_unit: float = 0.001
+    teacher: Tensor | None = None
 
 
 class Frames(Protocol):
@@ -46,7 +48,8 @@ class Splits:
     """The three parts of a dataset, cut by scene.
 
     test is None where the set has no part of its own for a last evaluation. note: one line for the report, such as
-    "same scene" when training and validation frames come from one room.
+    "same scene" when training and validation frames come from one room. labelled: false where training frames have no
+    depth, so that only a teacher can say what they show; validation frames always have.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Splits:
     validation: Frames
     test: Frames | None = None
     note: str = ""
+    labelled: bool = True
 
 
 class Subset:

@@ -27,7 +27,7 @@ _ASPECT_CHANGE = 1.25  # at most, either way
 
 
 def resize_image(image: Tensor, size: Sequence[int]) -> Tensor:
-    """Stretch (..., 3, H, W) to `size` (height, width): the one definition of resizing, bilinear and antialiased.
+    """Stretch (..., C, H, W) to `size` (height, width): the one definition of resizing, bilinear and antialiased.
 
     uint8 becomes float32 in 0-1; floating point keeps its scale and dtype. Pixel centres are at half pixels
     (align_corners=False), so a corner of the image stays a corner.
@@ -52,7 +52,8 @@ def crop(sample: Sample, box: tuple[int, int, int, int], size: Sequence[int]) ->
     width).
 
     The image is resized antialiased; depth and mask take the nearest value of their own grid, which needs not be the
-    image's, so that no depth is invented between near and far. The intrinsics follow.
+    image's, so that no depth is invented between near and far. A teacher's map, whose every value counts, is
+    resized as the image is. The intrinsics follow.
     """
     top, left, height, width = box
     image = resize_image(sample.image[:, top : top + height, left : left + width], size)
@@ -62,8 +63,12 @@ def crop(sample: Sample, box: tuple[int, int, int, int], size: Sequence[int]) ->
     if intrinsics is not None:
         move = torch.tensor([[1.0, 0, -left], [0, 1, -top], [0, 0, 1]])
         intrinsics = transform_intrinsics(intrinsics, resize_homography((height, width), (size[0], size[1])) @ move)
-    depth, mask = sample.depth[:, y[:, None], x], sample.mask[:, y[:, None], x]
-    return replace(sample, image=_to_uint8(image), depth=depth, mask=mask, intrinsics=intrinsics)
+    view = replace(sample, image=_to_uint8(image), intrinsics=intrinsics)
+    view.depth, view.mask = sample.depth[:, y[:, None], x], sample.mask[:, y[:, None], x]
+    if sample.teacher is not None:
+        whole = resize_image(sample.teacher, sample.image.shape[-2:])
+        view.teacher = resize_image(whole[:, top : top + height, left : left + width], size)
+    return view
 
 
 def flip(sample: Sample) -> Sample:
@@ -73,7 +78,8 @@ def flip(sample: Sample) -> Sample:
         mirror = torch.tensor([[-1.0, 0, sample.image.shape[-1] - 1], [0, 1, 0], [0, 0, 1]])
         intrinsics = transform_intrinsics(intrinsics, mirror)
     image, depth, mask = sample.image.flip(-1), sample.depth.flip(-1), sample.mask.flip(-1)
-    return replace(sample, image=image, depth=depth, mask=mask, intrinsics=intrinsics)
+    teacher = None if sample.teacher is None else sample.teacher.flip(-1)
+    return replace(sample, image=image, depth=depth, mask=mask, intrinsics=intrinsics, teacher=teacher)
 
 
 def jitter_colour(image: Tensor) -> Tensor:
@@ -86,7 +92,7 @@ def jitter_colour(image: Tensor) -> Tensor:
 
 
 def augment(sample: Sample, size: Sequence[int], seed: int) -> Sample:
-    """A random view of a frame at `size` (height, width); image, depth, mask and intrinsics stay consistent.
+    """A random view of a frame at `size` (height, width); image, depth, mask, teacher and intrinsics stay consistent.
 
     A crop of 60 to 100 % of the frame whose aspect differs from the frame's by up to 1.25, so that the network meets
     the stretching of evaluation and some more; mirrored half the time; colours jittered. A pure function of its
@@ -105,8 +111,8 @@ class TrainingSet(Dataset[dict[str, Tensor]]):
     """Frames as training takes them, asked for by the keys (k, index) of StreamSampler.
 
     An item is a dict: image float32 (3, H, W) normalised, depth float32 (1, H, W) metres, mask bool (1, H, W),
-    depth_unit. It depends on (seed, k, index) alone: neither on the worker nor on what was read before. augment=False
-    takes the whole frame, stretched.
+    and where there is one, teacher float32 (1, H, W). It depends on (seed, k, index) alone: neither on the worker nor
+    on what was read before. augment=False takes the whole frame, stretched.
     """
 
     def __init__(
@@ -134,7 +140,8 @@ class TrainingSet(Dataset[dict[str, Tensor]]):
         else:
             view = crop(sample, (0, 0, *sample.image.shape[-2:]), self.size)
         image = normalise(resize_image(view.image, self.size), self.mean, self.std)
-        return {"image": image, "depth": view.depth, "mask": view.mask}
+        taught = {} if view.teacher is None else {"teacher": view.teacher}
+        return {"image": image, "depth": view.depth, "mask": view.mask} | taught
 
 
 def _random_box(height: int, width: int) -> tuple[int, int, int, int]:

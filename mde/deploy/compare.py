@@ -82,7 +82,7 @@ def carry_out(config: DictConfig, run_dir: Path, record: dict[str, Any]) -> None
     """Opens, evaluates, measures and draws the candidates of the record; one that fails is left out of what follows."""
     candidates = []
     for number, entry in enumerate(record["candidates"], start=1):
-        with _out_on_error(entry):
+        with out_on_error(entry):
             candidates.append(Candidate(number, entry, config.threads))
     if config.size is None:  # at which synthetic frames are rendered
         config.size = list(candidates[0].runtime.description.input) if candidates else [256, 256]
@@ -90,9 +90,9 @@ def carry_out(config: DictConfig, run_dir: Path, record: dict[str, Any]) -> None
     splits: Splits = instantiate(config.data)
     sets = evaluation_sets(splits, config.evaluate)
     record["baselines"] = quality(candidates, sets)
-    if candidates := _left(candidates):
+    if candidates := left(candidates):
         latency(candidates, config.threads)
-    if candidates := _left(candidates):
+    if candidates := left(candidates):
         record["sheet"] = draw(candidates, sets[0], run_dir)
 
 
@@ -113,7 +113,7 @@ def _short_name(path: Path, others: Sequence[Path]) -> str:
 
 
 @contextlib.contextmanager
-def _out_on_error(entry: dict[str, Any]) -> Iterator[None]:
+def out_on_error(entry: dict[str, Any]) -> Iterator[None]:
     """A candidate that raises is out, and the others go on."""
     try:
         yield
@@ -122,7 +122,7 @@ def _out_on_error(entry: dict[str, Any]) -> Iterator[None]:
         say(f"failed: {entry['name']}: {entry['error']}")
 
 
-def _left(candidates: Sequence[Candidate]) -> list[Candidate]:
+def left(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [candidate for candidate in candidates if candidate.record["status"] != "failed"]
 
 
@@ -140,8 +140,8 @@ def quality(candidates: Sequence[Candidate], sets: Sequence[Frames]) -> dict[str
     for frames in sets:
         run = partial(evaluate, frames=frames, limit=frame_limit())
         ramp[frames.name] = run(ramp_predictor)
-        for candidate in _left(candidates):
-            with _out_on_error(candidate.record):
+        for candidate in left(candidates):
+            with out_on_error(candidate.record):
                 predict = runtime_predictor(candidate.runtime)
                 title = f"{candidate.name} on {frames.name}"
                 candidate.record["quality"][frames.name] = run(predict, progress=title)
@@ -170,7 +170,7 @@ def latency(candidates: Sequence[Candidate], threads: int) -> None:
                 say(f"{candidate.name}: no speed-up against the published graph: {_reason(error)}")
         times = interleave(calls, WARMUP, rounds())
     for candidate in candidates:
-        with _out_on_error(candidate.record):
+        with out_on_error(candidate.record):
             about, against = candidate.runtime.description, baselines[candidate.name]
             entry = latency_entry(times[candidate.name], times[against])
             entry |= {"precision": about.precision, "threads": threads, "warmup": WARMUP, "baseline": against}
@@ -182,7 +182,7 @@ def latency(candidates: Sequence[Candidate], threads: int) -> None:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedGraph:
     """The published form of a candidate's network, FP32 in the candidate's engine.
 
     about    what the candidate's file says
@@ -209,18 +209,19 @@ class Published:
         return open_published(about.engine, request, threads)
 
 
-def published(candidate: Candidate) -> Published | None:
+def published(candidate: Candidate) -> PublishedGraph | None:
     """What the candidate's speed-up is against; None where nothing says which network it was.
 
-    That its own file says, or model.safetensors beside it, where deploy.py leaves it. MdeError when that is not ours.
+    That the network's own file says, or model.safetensors beside it, where deploy.py leaves it. MdeError when that is
+    not ours.
     """
     path, about = candidate.path, candidate.runtime.description
-    source = path if path.suffix == ".safetensors" else path.with_name("model.safetensors")
+    source = path if about.engine == "pytorch" else path.with_name("model.safetensors")
     metadata = read_metadata(source) if source.is_file() else {}
     if metadata.get("network") != about.network:
         return None
     library = read_record(str(path))["library"] if about.engine == "tensorrt" else about.engine
-    return Published(about, metadata["options"], library)
+    return PublishedGraph(about, metadata["options"], library)
 
 
 def draw(candidates: Sequence[Candidate], frames: Frames, run_dir: Path) -> str:

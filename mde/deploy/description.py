@@ -36,6 +36,7 @@ class Description:
     dtype        of the image: "uint8" or "float32", RGB in 0..255
     calibration  None: inverse depth is known up to scale and shift only
     output       "inverse_depth", or "depth" of a network of others, up to scale
+    licence      of the network, where it is known: what learns from it has to name it
     """
 
     network: str
@@ -46,6 +47,20 @@ class Description:
     dtype: str = "uint8"
     calibration: Calibration | None = None
     output: str = "inverse_depth"
+    licence: str | None = None
+
+
+# Networks of others that need no description beside them: SHA-256 of the file -> what it is.
+KNOWN = {
+    "e8957602750f16ac130210868f4403b38b4042f0d10c00b89ec03fc3dc840125": Description(
+        "fastdepth",
+        "litert",
+        "int8",
+        (224, 224),
+        output="depth",
+        licence="Apache-2.0 copy of an MIT-licensed network, trained on NYU Depth v2",
+    )
+}
 
 
 def description_file(path: Path) -> Path:
@@ -61,11 +76,16 @@ def write_description(path: Path, description: Description) -> None:
 
 
 def read_description(path: Path) -> Description:
-    """MdeError when there is none, it cannot be read, or the file is not the one that was described."""
+    """What stands beside the file, or what is known of it.
+
+    MdeError when there is neither, it cannot be read, or the file is not the one that was described.
+    """
+    if not description_file(path).exists() and (about := KNOWN.get(graph_hash(path))):
+        return about
     try:
         content = json.loads(description_file(path).read_text())
-        known = {field.name: content[field.name] for field in fields(Description) if field.name != "output"}
-        known["output"] = content.get("output", "inverse_depth")  # which older descriptions do not mention
+        content = {"output": "inverse_depth", "licence": None} | content  # which older ones do not mention
+        known = {field.name: content[field.name] for field in fields(Description)}
         if known["output"] not in OUTPUTS:
             raise ValueError(f"output {known['output']!r}")
         known["input"] = (int(known["input"][0]), int(known["input"][1]))

@@ -17,7 +17,7 @@ from mde.data.datamodule import parts_of
 from mde.data.sample import Splits
 from mde.data.transforms import normalise, resize_image
 from mde.deploy.description import write_description
-from mde.deploy.quantization.fake import load_fake_quantized, read_scales
+from mde.deploy.quantization.fake import fake_quantize, read_scales
 from mde.deploy.quantization.gate import Gated, quantize_within
 from mde.deploy.quantization.sensitivity import layer_sensitivity
 from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
@@ -28,7 +28,7 @@ from mde.evaluation import evaluate, frame_limit, spread
 from mde.export import ImageGraph, deployable
 from mde.jetson.cudart import present_device
 from mde.models import build_model, read_metadata, save_model, trained_size
-from mde.models.checkpoints import RESERVED
+from mde.models.checkpoints import provenance
 from mde.models.network import DepthNetwork, check_size
 from mde.report.page import write_report
 from mde.report.record import describe_model, write_record
@@ -98,16 +98,18 @@ def check_job(config: DictConfig) -> None:
 
 def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
     """Opens checkpoint and data, and leaves the network as model.safetensors in the run directory."""
-    size = check_size(config.size or trained_size(config.checkpoint))
+    size = check_size(config.size or trained_size(config.checkpoint, config.model.name))
     config.size = list(size)  # synthetic frames are rendered at it
-    model = build_model(config.model.name, weights=config.checkpoint, encoder=config.model.encoder)
+    model = build_model(**config.model, weights=config.checkpoint)
     splits: Splits = instantiate(config.data)
     scales = read_scales(Path(config.checkpoint)) if config.quantize.kind == "qat" else None
     file, about = run_dir / "model.safetensors", provenance(config.checkpoint)
     save_model(model, file, **about | {"parent": config.checkpoint, "input": list(size)})
     network = expected = load_runtime(file, threads=config.threads)
     if scales:
-        graph = ImageGraph(deployable(load_fake_quantized(file)), model.mean, model.std)
+        rounded = deployable(model)
+        fake_quantize(rounded, scales)
+        graph = ImageGraph(rounded, model.mean, model.std)
         expected = Runtime(file, network.description, graph_engine(graph, config.threads))
     target = config.target
     request = Request(
@@ -187,13 +189,6 @@ def described(job: Job) -> dict[str, Any]:
     """The `model` entry of the record."""
     file = job.run_dir / "model.safetensors"
     return describe_model(job.model, job.request.size, file) | {"trained_on": read_metadata(file).get("trained_on")}
-
-
-def provenance(checkpoint: str) -> dict[str, Any]:
-    """What `checkpoint` says of its training, to be handed on."""
-    if Path(checkpoint).suffix != ".safetensors":
-        return {"trained_on": checkpoint}
-    return {name: entry for name, entry in read_metadata(checkpoint).items() if name not in RESERVED}
 
 
 def clear(run_dir: Path) -> None:

@@ -76,11 +76,15 @@ class Predictor:
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
         """uint8 (H, W, 3) -> inverse depth, float32 (H, W). MdeError where it is not finite, or not PyTorch's."""
         output = self.runtime.infer(self.runtime.preprocess(rgb))
+        self.check(rgb, output)
+        return self.runtime.postprocess(output, (rgb.shape[0], rgb.shape[1]))
+
+    def check(self, rgb: np.ndarray, output: np.ndarray) -> None:
+        """MdeError where `output`, what the engine makes of the image, is not finite, or not PyTorch's."""
         if not np.isfinite(output).all():
             raise MdeError(f"{self.runtime.name}: answers NaN or infinity; deploy it again, in another precision")
         if self.network is not None and len(self._differences) < self.count:
             self._compare(output, self.network.infer(self.network.preprocess(rgb)))
-        return self.runtime.postprocess(output, (rgb.shape[0], rgb.shape[1]))
 
     def parity(self) -> Parity | None:
         """On the frames so far; None where nothing was compared."""

@@ -15,6 +15,7 @@ from mde.deploy.source import Frame, require_av
 from mde.report.pictures import beside, contact_sheet
 
 TICKS = 90_000  # a second, of a video's times: exact for 24, 25, 30 and 29.97 frames a second
+ENOUGH = 65536  # values for a quantile
 SETTLING = 1.0  # seconds in which the colours of a video follow a new scene
 # Without B-frames, for which fragments of MP4 would delay the first frame. A fragment begins with each group.
 ENCODER = {"preset": "veryfast", "bf": "0", "g": "50"}
@@ -52,8 +53,8 @@ class ColourRange:
         self._range: np.ndarray | None = None
 
     def __call__(self, inverse_depth: np.ndarray) -> tuple[float, float]:
-        step = max(1, min(inverse_depth.shape) // 256)  # enough of them
-        own = np.quantile(inverse_depth[::step, ::step], (0.02, 0.98))
+        step = max(1, inverse_depth.size // ENOUGH)
+        own = np.quantile(inverse_depth.ravel()[::step], (0.02, 0.98))
         self._range = own if self._range is None else self._range + self._weight * (own - self._range)
         return float(self._range[0]), float(self._range[1])
 
@@ -117,14 +118,18 @@ class Video:
                 self._container.mux(self._stream.encode(None))
 
     def add(self, prediction: Prediction) -> None:
-        av, time = require_av(), prediction.frame.time
+        self.write(prediction.picture, prediction.frame.time)
+
+    def write(self, picture: np.ndarray, time: Fraction | None) -> None:
+        """A picture uint8 (H, W, 3), the same size each time, shown from `time` on, in seconds."""
+        av = require_av()
         # H.264 in 4:2:0 counts pixels in pairs.
-        height, width = (side - side % 2 for side in prediction.picture.shape[:2])
+        height, width = (side - side % 2 for side in picture.shape[:2])
         if self._stream is None:
             self._stream = self._container.add_stream("libx264", rate=self.rate, options=ENCODER)
             self._stream.width, self._stream.height, self._stream.pix_fmt = max(width, 2), max(height, 2), "yuv420p"
             self._stream.codec_context.time_base = Fraction(1, TICKS)
-        frame = av.VideoFrame.from_ndarray(prediction.picture, format="rgb24")
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
         frame = frame.reformat(self._stream.width, self._stream.height, "yuv420p")
         self._last = max(round((time or 0) * TICKS), self._last + 1)
         frame.time_base, frame.pts = Fraction(1, TICKS), self._last

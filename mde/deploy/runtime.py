@@ -73,7 +73,7 @@ class Runtime:
 
 
 def load_runtime(path: str | os.PathLike[str], *, threads: int | None = None) -> Runtime:
-    """The network in a .safetensors, .onnx, .xml, .tflite or .engine file, ready to predict.
+    """The network in a .safetensors, .onnx, .xml, .tflite or .engine file, or an official .pt, ready to predict.
 
     threads  None: as many as the machine has cores
 
@@ -85,7 +85,7 @@ def load_runtime(path: str | os.PathLike[str], *, threads: int | None = None) ->
         raise MdeError(f"{path}: not a network that can be run; choose one of {known}")
     if not path.is_file():
         raise MdeError(f"{path}: no such file; deploy the network first")
-    description = _own_description(path) if path.suffix == ".safetensors" else read_description(path)
+    description = _own_description(path) if path.suffix in ENGINES["pytorch"][0] else read_description(path)
     return Runtime(path, description, open_engine(description.engine, path, threads))
 
 
@@ -106,4 +106,5 @@ def _inverse(depth: np.ndarray) -> np.ndarray:
 
 
 def _own_description(path: Path) -> Description:
-    return Description(read_metadata(path)["network"], "pytorch", "fp32", trained_size(path))
+    about = read_metadata(path)
+    return Description(about["network"], "pytorch", "fp32", trained_size(path), licence=about.get("licence"))

@@ -4,22 +4,31 @@ import copy
 from typing import Any
 
 import torch
+from timm.layers import Attention
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from mde.models.midas_small import Fusion, MidasSmall
+from mde.models.dpt import StandardisedConv2d
 from mde.models.network import DepthNetwork
 
 
 def deployable(model: DepthNetwork) -> nn.Module:
     """A copy of `model`, dense or pruned, as an engine should run it: in eval mode, every BatchNorm folded into the
-    convolution before it, 1 x 1 convolutions before upsampling. `model` itself is untouched.
+    convolution before it, kernels standardised once and for all, 1 x 1 convolutions before upsampling, attention as
+    matrix products. `model` itself is untouched. A BatchNorm that no convolution feeds alone (GuideDepth's pyramid
+    normalises sums) stays.
     """
     rewritten = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in rewritten.modules():
-        if isinstance(module, (MidasSmall, Fusion)):
+    module: Any
+    for name, module in list(rewritten.named_modules()):
+        if hasattr(module, "reference"):
             module.reference = False
+        if isinstance(module, StandardisedConv2d):
+            rewritten.set_submodule(name, module.folded())
+        if isinstance(module, Attention):
+            # Engines have no operator for it, and what exporters make of it differs.
+            module.fused_attn = False  # type: ignore[misc]
     for norm_name, conv in normalised_convolutions(rewritten).items():
         norm: Any = rewritten.get_submodule(norm_name)
         conv.weight, conv.bias = _fused(conv, norm)

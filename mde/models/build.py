@@ -10,48 +10,57 @@ import torch
 from mde.errors import MdeError
 from mde.models.checkpoints import load_model, load_official
 from mde.models.download import official_midas
-from mde.models.imagenet import imagenet_encoder
-from mde.models.midas_small import MidasSmall
+from mde.models.imagenet import load_imagenet_encoder
 from mde.models.network import DepthNetwork
-from mde.models.registry import find_network, suggest
+from mde.models.registry import DEFAULT, find_network, suggest
 
 SOURCES = ("none", "midas", "imagenet")
 
 
 def build_model(
-    name: str, *, weights: str | os.PathLike[str] | None = None, reference: bool = False, **options: Any
+    name: str | None, *, weights: str | os.PathLike[str] | None = None, reference: bool = False, **options: Any
 ) -> DepthNetwork:
     """A network in eval mode.
 
-    name       "midas_small"
+    name       one of NETWORKS; None: what the weights hold, midas_small where they leave it open
     weights    None or "none" (random), "midas" (official, downloaded once), "imagenet" (encoder only), or the path of
                an official `.pt` or of an own `.safetensors` file; a file decides encoder and widths itself
-    reference  true keeps the published order of operations, see `MidasSmall`; for every source
+    reference  true keeps the published order of operations, where a network has another, see `Fusion`; for every source
     options    the network's own, such as encoder="lite0"; None leaves the choice to the file or the network's default;
                MdeError when a file holds another
     """
-    network = find_network(name)
+    opened = None if weights in (None, *SOURCES) else network_in(Path(weights), reference)
+    if opened is not None and name not in (None, opened.name):
+        find_network(name)  # an unknown name is reported as such
+        raise MdeError(f"{weights}: holds {opened.name}, not {name}; set model={opened.name}")
+    network = find_network(name or DEFAULT) if opened is None else type(opened)
     options = {option: value for option, value in options.items() if value is not None}
+    known = inspect.signature(network).parameters
     for option in options:
-        if option not in inspect.signature(network).parameters:
-            raise MdeError(f"model.{option}: {name} has no such option; leave it out")
-    if weights is None or weights == "none":
-        model: DepthNetwork = network(reference=reference, **options)
+        if option not in known:
+            raise MdeError(f"model.{option}: {network.name} has no such option; leave it out")
+    if opened is not None:
+        model = opened
     elif weights == "midas":
-        model = official_midas(reference=reference)
-    elif weights == "imagenet":
-        model = _with_imagenet_encoder(MidasSmall(reference=reference, **options))
+        with torch.device("meta"):
+            check_options(network(), options, weights)  # before anything is downloaded
+        model = official_midas(network.name, reference=reference)
     else:
-        model = _from_file(Path(weights), reference)
-    if model.name != name:
-        raise MdeError(f"{weights}: holds {model.name}, not {name}; set model={model.name}")
+        model = network(**options, **({"reference": reference} if "reference" in known else {}))
+        if weights == "imagenet":
+            load_imagenet_encoder(model)
+    check_options(model, options, weights)
+    return model.eval()
+
+
+def check_options(model: DepthNetwork, options: dict[str, Any], weights: object) -> None:
+    """MdeError unless `model`, the network in `weights`, was built with `options`."""
     for option, wanted in options.items():
-        if model.options.get(option) != wanted:
+        if model.options[option] != wanted:
             raise MdeError(
-                f"model.{option}={wanted}: weights={weights} holds {option}={model.options.get(option)}; "
+                f"model.{option}={wanted}: weights={weights} holds {option}={model.options[option]}; "
                 f"leave model.{option} out, the file decides"
             )
-    return model.eval()
 
 
 def dense_of(model: DepthNetwork) -> DepthNetwork:
@@ -60,14 +69,10 @@ def dense_of(model: DepthNetwork) -> DepthNetwork:
         return find_network(model.name)(**model.options)
 
 
-def _from_file(path: Path, reference: bool) -> DepthNetwork:
+def network_in(path: Path, reference: bool = False) -> DepthNetwork:
+    """The network in an own .safetensors or an official file. MdeError when there is none."""
     if not path.is_file():
         raise MdeError(f"weights={path}: no such file; {suggest(str(path), SOURCES)}, or give a checkpoint's path")
     if path.suffix == ".safetensors":
         return load_model(path, reference=reference)
     return load_official(path, reference=reference)
-
-
-def _with_imagenet_encoder(model: MidasSmall) -> MidasSmall:
-    model.encoder.load_state_dict(imagenet_encoder(model.encoder_name, model.mean, model.std))
-    return model

@@ -3,46 +3,26 @@
 import json
 import os
 import pickle
-import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
+from timm.layers import Attention
 from torch import Tensor, nn
 
 from mde.atomic_file import atomic_file
 from mde.errors import MdeError
-from mde.models.midas_small import ENCODERS, MidasSmall
+from mde.models.midas_small import ENCODERS
 from mde.models.network import DepthNetwork
-from mde.models.registry import find_network
+from mde.models.official import LICENCE, NEVER_EXECUTED, TRAINED_ON, network_of, official_name, transformer_blocks
+from mde.models.registry import DEFAULT, find_network
 
 METADATA_KEY = "mde"
 RESERVED = ("network", "options", "mean", "std")
-
-# Our names -> the official ones. There the encoder is cut into four stages, with timm's names inside them.
-OFFICIAL_NAMES = {
-    r"encoder\.conv_stem\.": "pretrained.layer1.0.",
-    r"encoder\.bn1\.": "pretrained.layer1.1.",
-    r"encoder\.blocks\.0\.": "pretrained.layer1.3.",
-    r"encoder\.blocks\.1\.": "pretrained.layer1.4.",
-    r"encoder\.blocks\.2\.": "pretrained.layer2.0.",
-    r"encoder\.blocks\.3\.": "pretrained.layer3.0.",
-    r"encoder\.blocks\.4\.": "pretrained.layer3.1.",
-    r"encoder\.blocks\.5\.": "pretrained.layer4.0.",
-    r"encoder\.blocks\.6\.": "pretrained.layer4.1.",
-    r"decoder\.reduce([1-4])\.": r"scratch.layer\1_rn.",
-    r"decoder\.fusion([1-4])\.refine_skip\.": r"scratch.refinenet\1.resConfUnit1.",
-    r"decoder\.fusion([1-4])\.refine_sum\.": r"scratch.refinenet\1.resConfUnit2.",
-    r"decoder\.fusion([1-4])\.project\.": r"scratch.refinenet\1.out_conv.",
-    r"decoder\.head\.conv1\.": "scratch.output_conv.0.",
-    r"decoder\.head\.conv2\.": "scratch.output_conv.2.",
-    r"decoder\.head\.conv3\.": "scratch.output_conv.4.",
-}
-# The deepest fusion block has no skip, so its first residual unit never runs.
-NEVER_EXECUTED = tuple(f"scratch.refinenet4.resConfUnit1.conv{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias"))
 
 
 def save_model(model: DepthNetwork, path: str | os.PathLike[str], **metadata: Any) -> None:
@@ -66,31 +46,48 @@ def save_model(model: DepthNetwork, path: str | os.PathLike[str], **metadata: An
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `save_model` wrote beside the tensors: network, options, mean, std and the caller's own entries."""
-    return _read_own(Path(path), with_tensors=False)[0]
-
-
-def trained_size(checkpoint: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of the images that `checkpoint` (as `build_model`'s weights) was trained on; 256 x 256 for
-    official networks, whose files do not say.
+    """What `save_model` wrote beside the tensors: network, options, mean, std and the caller's own entries; of an
+    official file what is known of it. MdeError for another file.
     """
-    if Path(checkpoint).suffix != ".safetensors":
-        return 256, 256
-    height, width = read_metadata(checkpoint).get("input", (256, 256))
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return _read_own(path, with_tensors=False)[0]
+    model, _ = _match_official(path, reference=True)
+    header = {"network": model.name, "options": model.options, "mean": model.mean, "std": model.std}
+    return header | {"input": list(model.published_size), "trained_on": TRAINED_ON, "licence": LICENCE}
+
+
+def provenance(weights: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `weights` (as `build_model` takes them) say of their training, to be handed on."""
+    if weights == "midas":
+        return {"trained_on": TRAINED_ON, "licence": LICENCE}
+    if not Path(weights).suffix:
+        return {"trained_on": weights}
+    return {name: entry for name, entry in read_metadata(weights).items() if name not in RESERVED}
+
+
+def trained_size(checkpoint: str | os.PathLike[str], network: str | None = None) -> tuple[int, int]:
+    """Height and width of the images that `checkpoint` (as `build_model`'s weights) was trained on; what was published
+    where it does not say.
+
+    network  as `build_model`'s name, where `checkpoint` is no file
+    """
+    about: dict[str, Any] = read_metadata(checkpoint) if Path(checkpoint).suffix else {"network": network or DEFAULT}
+    height, width = about.get("input", find_network(about["network"]).published_size)
     return height, width
 
 
 def load_model(path: str | os.PathLike[str], *, reference: bool | None = None) -> DepthNetwork:
     """The network that `save_model` wrote, in eval mode, pruned if it was: widths are read from the tensors.
 
-    reference  order of operations, see `MidasSmall`; None takes the file's
+    reference  order of operations, see `Fusion`; None takes the file's
 
     MdeError when the file is missing, damaged, not ours, or of an unknown network.
     """
     path = Path(path)
     header, tensors = _read_own(path, with_tensors=True)
     options = dict(header["options"])
-    if reference is not None:
+    if reference is not None and "reference" in options:
         options["reference"] = reference
     try:
         network = find_network(header["network"])
@@ -104,37 +101,43 @@ def load_model(path: str | os.PathLike[str], *, reference: bool | None = None) -
     return model.eval()
 
 
-def load_official(path: str | os.PathLike[str], *, reference: bool = False) -> MidasSmall:
-    """MiDaS v2.1 small from an official `.pt` file, in eval mode; the encoder is read from the shapes.
+def load_official(path: str | os.PathLike[str], *, reference: bool = False) -> DepthNetwork:
+    """The network in an official `.pt` file (MiDaS v2.1 small, v3 DPT-Hybrid or DPT-Large), in eval mode. Which one it
+    is, with which encoder or how many blocks, is read from names and shapes.
 
     Every tensor is used, or is one of NEVER_EXECUTED. MdeError when the file is missing, damaged, carries code, or
     holds another network (the message names the tensors).
     """
     path = Path(path)
-    official = read_tensors(path)
-    problem = looks_like(official)
-    if problem:
-        raise MdeError(f"{path}: {problem}; midas_small takes midas_v21_small_256.pt or a file written by this program")
-    tensors = {name: tensor for name, tensor in official.items() if name not in NEVER_EXECUTED}
-    found = {(name, tensor.shape) for name, tensor in tensors.items()}
-    with torch.device("meta"):
-        models = [MidasSmall(encoder, reference) for encoder in reversed(ENCODERS)]
-
-    def differences(model: MidasSmall) -> int:
-        return len(found ^ {(official_name(name), tensor.shape) for name, tensor in model.state_dict().items()})
-
-    model = min(models, key=differences)
-    fill(model, tensors, path, official_name)
+    model, tensors = _match_official(path, reference)
+    fill(model, tensors, path, partial(official_name, model.name))
     return model.eval()
 
 
-def official_name(our_name: str) -> str:
-    """What the official checkpoints call a tensor of `MidasSmall`."""
-    for pattern, replacement in OFFICIAL_NAMES.items():
-        name, matches = re.subn(f"^{pattern}", replacement, our_name)
-        if matches:
-            return name
-    raise KeyError(our_name)
+def _match_official(path: Path, reference: bool) -> tuple[DepthNetwork, dict[str, Tensor]]:
+    """The network whose tensors an official file has, without weights (on the meta device), and those tensors."""
+    official = read_tensors(path)
+    name = network_of(official)
+    if name is None:
+        raise MdeError(
+            f"{path}: {_other(official)}; give midas_v21_small_256.pt, dpt_hybrid-midas-501f0c75.pt, "
+            "dpt_large-midas-2f21e586.pt or a file written by this program"
+        )
+    tensors = {key: tensor for key, tensor in official.items() if key not in NEVER_EXECUTED[name]}
+    found = {(key, tensor.shape) for key, tensor in tensors.items()}
+    network = find_network(name)
+    if name == "midas_small":
+        choices: list[dict[str, Any]] = [{"encoder": encoder} for encoder in reversed(ENCODERS)]
+    else:
+        choices = [{"blocks": max(1, transformer_blocks(official))}]
+    with torch.device("meta"):
+        models = [network(reference=reference, **options) for options in choices]
+    file_name = partial(official_name, name)
+
+    def differences(model: DepthNetwork) -> int:
+        return len(found ^ {(file_name(key), tensor.shape) for key, tensor in model.state_dict().items()})
+
+    return min(models, key=differences), tensors
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -161,39 +164,45 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def looks_like(names: Mapping[str, Tensor]) -> str | None:
-    """What a checkpoint with these names is, if it is not MiDaS small."""
-    if any(name.startswith("pretrained.model.") for name in names):
-        return "this is a DPT network (MiDaS v3, vision transformer), not MiDaS small"
-    if any(re.match(r"pretrained\.layer\d(\.\d+)+\.conv1\.", name) for name in names):
-        return "this is MiDaS v2 large (ResNeXt-101), not MiDaS small"
-    if not any(name.startswith(("pretrained.", "scratch.")) for name in names):
-        return f"this is not a MiDaS checkpoint (its tensors are {_some(list(names))})"
-    return None
-
-
 def narrow_to(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Gives every convolution and BatchNorm of `model` the widths in `shapes` (names as in its state_dict), in place.
+    """Gives every convolution, linear layer and BatchNorm of `model` the widths in `shapes` (names as in its
+    state_dict), in place; an attention's number of heads follows from its linear layer.
 
     Grouped convolutions are taken as depthwise. Parameters whose shape changes are new and hold no values yet. Names
     that are missing from `shapes` and shapes that no width explains are left alone: filling the model reports them.
     """
     for name, module in model.named_modules():
+        if isinstance(module, Attention) and (rows := shapes.get(f"{name}.qkv.weight")):
+            module.attn_dim = rows[0] // 3
+            module.num_heads = module.attn_dim // module.head_dim
         shape = shapes.get(f"{name}.weight")
-        if isinstance(module, nn.Conv2d) and shape is not None and shape[2:] == module.kernel_size:
-            depthwise = module.groups > 1
-            module.out_channels = shape[0]
-            module.in_channels, module.groups = (shape[0], shape[0]) if depthwise else (shape[1], 1)
-        elif isinstance(module, nn.BatchNorm2d) and shape is not None and len(shape) == 1:
-            module.num_features = shape[0]
-        else:
+        written = None if shape is None else _take_widths(module, shape)
+        if shape is None or written is None:
             continue
         for kind, old in list(module.named_parameters(recurse=False)):
-            new = (shape[0], *old.shape[1:]) if old.ndim == 1 else shape
+            new = (written, *old.shape[1:]) if old.ndim == 1 else shape
             setattr(module, kind, nn.Parameter(old.new_empty(new)))
         for kind, old in list(module.named_buffers(recurse=False)):
             if old.ndim == 1:
-                setattr(module, kind, old.new_empty(shape[0]))
+                setattr(module, kind, old.new_empty(written))
+
+
+def _take_widths(module: nn.Module, shape: tuple[int, ...]) -> int | None:
+    """Makes `module` one whose weight has `shape`; returns how many channels it writes, None where it cannot be."""
+    if isinstance(module, nn.Conv2d) and shape[2:] == module.kernel_size:
+        depthwise = module.groups > 1
+        module.out_channels = shape[0]
+        module.in_channels, module.groups = (shape[0], shape[0]) if depthwise else (shape[1], 1)
+    elif isinstance(module, nn.ConvTranspose2d) and shape[2:] == module.kernel_size:
+        module.in_channels, module.out_channels = shape[:2]
+        return module.out_channels
+    elif isinstance(module, nn.Linear) and len(shape) == 2:
+        module.out_features, module.in_features = shape
+    elif isinstance(module, nn.BatchNorm2d) and len(shape) == 1:
+        module.num_features = shape[0]
+    else:
+        return None
+    return shape[0]
 
 
 def fill(
@@ -248,6 +257,13 @@ def _read_own(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str,
             f"{path}: says nothing of its network, another program wrote it; give a file written by save_model"
         )
     return header, tensors
+
+
+def _other(tensors: Mapping[str, Tensor]) -> str:
+    """What a checkpoint of no network here is."""
+    if any(name.startswith("pretrained.") for name in tensors):
+        return "this is MiDaS v2 large (ResNeXt-101)"
+    return f"this is not a MiDaS checkpoint (its tensors are {_some(list(tensors))})"
 
 
 def _some(names: list[str]) -> str:

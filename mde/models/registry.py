@@ -4,10 +4,18 @@ import difflib
 from collections.abc import Iterable
 
 from mde.errors import MdeError
+from mde.models.dpt import DptHybrid, DptLarge
+from mde.models.fastdepth import FastDepth
+from mde.models.guidedepth import GuideDepth
 from mde.models.midas_small import MidasSmall
 from mde.models.network import DepthNetwork
 
-NETWORKS: dict[str, type[DepthNetwork]] = {"midas_small": MidasSmall}
+NETWORKS: dict[str, type[DepthNetwork]] = {
+    network.name: network for network in (MidasSmall, DptHybrid, DptLarge, FastDepth, GuideDepth)
+}
+
+
+DEFAULT = MidasSmall.name
 
 
 def find_network(name: str) -> type[DepthNetwork]:

@@ -72,7 +72,10 @@ def table(roofline: Roofline, layer: Layer, widths: Mapping[str, int], scale: fl
     writes = grid(layer.written(widths))
     reads = [layer.read(widths)] if layer.depthwise else grid(layer.read(widths))
     ms = [
-        [scale * roofline_ms(roofline, replace(layer, reads=w if layer.depthwise else r, writes=w), {}) for w in writes]
+        [
+            scale * roofline_ms(roofline, replace(layer, reads=(w if layer.depthwise else r,), writes=(w,)), {})
+            for w in writes
+        ]
         for r in reads
     ]
     return {"reads": reads, "writes": writes, "ms": ms}

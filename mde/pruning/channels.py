@@ -17,12 +17,13 @@ WORK_POWER = 0.6  # with a sparsity s, s^0.6 of the work is meant to go: 66 % wi
 # of a Jetson Nano is 18 (236 G multiply-adds and 25.6 GB a second, two bytes each); on a CPU with AVX-512 40 gave
 # faster networks than 0, 10 and 20 did.
 MOVE = 40
+NEAR = 0.0005  # of the dense network's cost: where a search ends, and how far a step may go beyond
 FLOOR = 0.01  # of the mean importance
 
 
 @dataclass(frozen=True)
 class Limits:
-    """multiple   widths are rounded down to it, where a group is wider
+    """multiple   widths, in channels of a tensor, are rounded down to it, where a group is wider
     max_share  no group loses a larger share of the channels it had in the dense network
     layers     pattern of group names -> their own max_share, the first that matches
     """
@@ -31,11 +32,16 @@ class Limits:
     max_share: float
     layers: Mapping[str, float]
 
-    def least(self, name: str, dense_width: int) -> int:
+    def step(self, block: int) -> int:
+        """What a group's widths are multiples of, if each of its channels is `block` of a tensor's."""
+        return -(-self.multiple // block)
+
+    def least(self, name: str, dense_width: int, block: int = 1) -> int:
         """The smallest width that a group may have."""
         share = next((share for glob, share in self.layers.items() if fnmatch.fnmatch(name, glob)), self.max_share)
         least = max(1, round(dense_width * (1 - share)))
-        return min(dense_width, -(-least // self.multiple) * self.multiple)
+        step = self.step(block)
+        return min(dense_width, -(-least // step) * step)
 
 
 LayerCost = Callable[[Layer, Mapping[str, int]], float]
@@ -94,6 +100,7 @@ class Search:
             raise MdeError(f"prune.scope={scope}: unknown; choose global or layer")
         self.layers, self.dense, self.limits, self.scope, self.aims = layers, dense, limits, scope, aims
         self.start = {group.name: group.width for group in groups}
+        self.block = {group.name: group.block for group in groups}
         self.widths = dict(self.start)
         everything = torch.cat(list(scores.values()))
         if not everything.isfinite().all():
@@ -108,11 +115,13 @@ class Search:
         self.order = {name: score.argsort(stable=True) for name, score in scores.items()}  # least important first
         self.lost = {name: [0.0, *score.double().sort().values.cumsum(0).tolist()] for name, score in scores.items()}
         self.touching = {
-            name: [layer for layer in layers if name in (layer.reads, layer.writes)] for name in self.widths
+            name: [layer for layer in layers if name in layer.reads or name in layer.writes] for name in self.widths
         }
 
     def run(self) -> dict[str, Tensor]:
-        """Takes steps until the first aim is as near as a step allows.
+        """Takes steps until the first aim is NEAR, or as near as a step allows.
+
+        A step that goes beyond it is taken only where nothing else is left: the last step must not be the dearest.
 
         Returns group -> sorted indices that stay, of the groups that lost any. Raises MdeError when the limits do not
         let it come that far.
@@ -120,21 +129,20 @@ class Search:
         values = {aim: sum(aim.cost(layer, self.widths) for layer in self.layers) for aim in self.aims}
         ways = {aim: value - aim.target for aim, value in values.items() if value > aim.target}
         first = self.aims[0]
-        while values[first] > first.target:
+        near = NEAR * sum(first.cost(layer, self.dense) for layer in self.layers)
+        while (missing := values[first] - first.target) > near:
             steps = self.steps()
-            name = ""
-            for aim in sorted(ways, key=lambda aim: (values[aim] - aim.target) / ways[aim], reverse=True):
-                prices = {name: price for name in steps if (price := self.price(aim, name, steps[name])) < math.inf}
-                if prices:
-                    name = min(prices, key=lambda name: prices[name])
-                    break
-            if not name:
+            if not any(self.saving(first, name, width) > 0 for name, width in steps.items()):
                 raise MdeError(
                     f"cannot be pruned that far: {values[first]:.4g} is the least that prune.max_share, prune.limits "
                     f"and prune.multiple leave, {first.target:.4g} is wanted; raise prune.max_share or ask for less"
                 )
-            if values[first] - self.saving(first, name, steps[name]) < first.target:
-                self.last_step(values[first] - first.target)
+            lagging = sorted(ways, key=lambda aim: (values[aim] - aim.target) / ways[aim], reverse=True)
+            fitting = {
+                name: width for name, width in steps.items() if self.saving(first, name, width) <= missing + near
+            }
+            name = self.cheapest(lagging, fitting) or self.nearest(steps, missing)
+            if not name:
                 break
             values = {aim: value - self.saving(aim, name, steps[name]) for aim, value in values.items()}
             self.widths[name] = steps[name]
@@ -144,19 +152,28 @@ class Search:
             if width < self.start[name]
         }
 
-    def last_step(self, missing: float) -> None:
-        """The one that ends nearest to the first aim, or none."""
-        ends = {name: abs(self.saving(self.aims[0], name, width) - missing) for name, width in self.steps().items()}
+    def cheapest(self, aims: list[Aim], steps: Mapping[str, int]) -> str:
+        """The step of the lowest price for the first of `aims` that any of them brings nearer; "" if none does."""
+        for aim in aims:
+            prices = {name: self.price(aim, name, width) for name, width in steps.items()}
+            name = min(prices, key=lambda name: prices[name], default="")
+            if name and prices[name] < math.inf:
+                return name
+        return ""
+
+    def nearest(self, steps: Mapping[str, int], missing: float) -> str:
+        """Where every step goes beyond the first aim: the one that ends nearest to it; "" if none is nearer."""
+        ends = {name: abs(self.saving(self.aims[0], name, width) - missing) for name, width in steps.items()}
         name = min(ends, key=lambda name: ends[name])
-        if ends[name] < missing:
-            self.widths[name] = self.steps()[name]
+        return name if ends[name] < missing else ""
 
     def steps(self) -> dict[str, int]:
         """Group -> its next smaller width, where it may go on."""
         following = {}
         for name, width in self.widths.items():
-            smaller = (width - 1) // self.limits.multiple * self.limits.multiple
-            if smaller >= self.limits.least(name, self.dense[name]):
+            step = self.limits.step(self.block[name])
+            smaller = (width - 1) // step * step
+            if smaller >= self.limits.least(name, self.dense[name], self.block[name]):
                 following[name] = smaller
         return following
 

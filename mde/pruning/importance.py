@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mde.errors import MdeError
 from mde.models.network import DepthNetwork
-from mde.pruning.structure import IN, ChannelGroup
+from mde.pruning.structure import IN, ChannelGroup, Member, tensor_axis
 
 Gradients = Iterable[Mapping[str, Tensor]]  # for each image alone: parameter name -> gradient of the loss
 
@@ -58,7 +58,7 @@ def image_gradients(
 
     One by one because averaging first would let images cancel. Leaves the model's own gradients alone.
     """
-    parameters = dict(model.named_parameters())
+    parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     for image in images:
         with torch.enable_grad():
             gradients = torch.autograd.grad(loss(model(image["image"]), image), list(parameters.values()))
@@ -73,31 +73,33 @@ def _sum(scores: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _magnitude(model: DepthNetwork, group: ChannelGroup, kind: str) -> Tensor:
-    norms = [module for module, _ in group.members if isinstance(model.get_submodule(module), nn.BatchNorm2d)]
-    if kind == "batchnorm" and norms:
-        layers = [model.get_parameter(f"{name}.weight").detach().abs() for name in norms]
-    else:
-        layers = [
-            _per_channel(model.get_parameter(f"{name}.weight").detach(), axis, kind)
-            for name, axis in group.members
-            if name not in norms
-        ]
-    shares = [layer / layer.sum().clamp(min=torch.finfo(layer.dtype).tiny) for layer in layers]
+    norms = [member for member in group.members if isinstance(model.get_submodule(member[0]), nn.BatchNorm2d)]
+    chosen = norms if kind == "batchnorm" and norms else [member for member in group.members if member not in norms]
+    shares = []
+    for name, axis in chosen:
+        weight = model.get_parameter(f"{name}.weight").detach()
+        weight = weight.square() if kind == "l2" else weight.abs()
+        own = _by_channel(model, group, (name, axis), weight)
+        # Of the whole layer's, which may read or write other groups as well.
+        shares.append(own.sum(1) / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny))
     return torch.stack(shares).sum(0)
-
-
-def _per_channel(weight: Tensor, axis: int, kind: str) -> Tensor:
-    values = weight.square() if kind == "l2" else weight.abs()
-    return values.mean(dim=[dim for dim in range(weight.ndim) if dim != axis])
 
 
 def _taylor(model: DepthNetwork, group: ChannelGroup, gradients: Mapping[str, Tensor]) -> Tensor:
     changes = [
-        (gradients[f"{name}.weight"] * model.get_parameter(f"{name}.weight").detach()).sum(dim=(0, 2, 3))
+        _by_channel(model, group, (name, axis), gradients[f"{name}.weight"] * model.get_parameter(f"{name}.weight"))
         for name, axis in group.members
         if axis == IN
     ]
-    return torch.stack(changes).sum(0).square()
+    return torch.stack([change.detach().sum(1) for change in changes]).sum(0).square()
+
+
+def _by_channel(model: DepthNetwork, group: ChannelGroup, member: Member, values: Tensor) -> Tensor:
+    """Of `values` in the shape of a member's weight, those of each of the group's channels: (group.width, others)."""
+    dim = tensor_axis(model.get_submodule(member[0]), values, member[1])
+    assert dim is not None
+    positions = group.positions(member, values.shape[dim]).to(values.device)
+    return values.movedim(dim, 0)[positions].flatten(1)
 
 
 def _lamp(weight: Tensor) -> Tensor:

@@ -38,9 +38,10 @@ def measure_profile(
     network, options, input (height, width), engine, threads
     widths    group of channels -> how many there are in `model`
     total_ms  the deployable network's median for one image
-    layers    convolution -> reads, writes (widths) and ms, a table over them (one row for a depthwise convolution)
+    layers    layer with weights -> reads, writes (widths) and ms, a table over them (one row for a depthwise one)
     """
-    convolutions = {layer.name: layer for layer in layers if layer.area}
+    widths = {group.name: group.width for group in groups}
+    weighted = {layer.name: layer for layer in layers if layer.area}
     total = measure_latency(
         {"reference": deployable(model)}, size, engines=(engine,), threads=threads, rounds=ROUNDS, memory=False
     )
@@ -51,11 +52,11 @@ def measure_profile(
         "input": list(size),
         "engine": engine,
         "threads": threads,
-        "widths": {group.name: group.width for group in groups},
+        "widths": widths,
         "total_ms": total["reference"][engine]["p50_ms"],
         "layers": {
-            name: _time_layer(model.get_submodule(name), layer, size, engine, threads)
-            for name, layer in track(convolutions.items(), f"timing layers in {engine}", transient=True)
+            name: _time_layer(model.get_submodule(name), layer, widths, engine, threads)
+            for name, layer in track(weighted.items(), f"timing layers in {engine}", transient=True)
         },
     }
 
@@ -87,7 +88,7 @@ def latency_aims(profile: dict[str, Any], layers: list[Layer], milliseconds: flo
 def _layer_ms(
     times: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], layer: Layer, widths: Mapping[str, int]
 ) -> float:
-    """Interpolated between the widths that were timed; BatchNorm, which is folded, takes none."""
+    """Interpolated between the widths that were timed; what has no weights (BatchNorm, which is folded) takes none."""
     if not layer.area:
         return 0.0
     reads, writes, ms = times[layer.name]
@@ -95,18 +96,22 @@ def _layer_ms(
     return float(np.interp(layer.read(widths), reads, column))
 
 
-def _time_layer(conv: nn.Module, layer: Layer, size: tuple[int, int], engine: str, threads: int) -> dict[str, Any]:
-    assert isinstance(conv, nn.Conv2d)
-    writes = grid(conv.out_channels)
-    reads = writes if layer.depthwise else grid(conv.in_channels)
+def _time_layer(
+    module: nn.Module, layer: Layer, widths: Mapping[str, int], engine: str, threads: int
+) -> dict[str, Any]:
+    writes = grid(layer.written(widths))
+    reads = writes if layer.depthwise else grid(layer.read(widths))
     with tempfile.TemporaryDirectory() as folder:
         runs = {}
         for r in [reads[-1]] if layer.depthwise else reads:
             for w in writes:
                 inputs = w if layer.depthwise else r
-                shape = (1, inputs, layer.height * layer.stride, layer.width * layer.stride)
+                stride = 1 if layer.transposed else layer.stride
+                shape: tuple[int, ...] = (1, inputs, layer.height * stride, layer.width * stride)
+                if isinstance(module, nn.Linear):
+                    shape = (1, layer.height, inputs)
                 path = Path(folder) / f"{r}_{w}.onnx"
-                onnx.save(_single(conv, inputs, w, shape, layer.depthwise), path)
+                onnx.save(_single(module, inputs, w, shape, layer.depthwise), path)
                 runs[f"{r}_{w}"] = partial(open_engine(engine, path, threads), np.ones(shape, np.float32))
         times = interleave(runs, warmup=3, rounds=ROUNDS)
     rows = [reads[-1]] if layer.depthwise else reads
@@ -119,25 +124,29 @@ def grid(width: int) -> list[int]:
     return sorted({max(1, round(width * share)) for share in SHARES})
 
 
-def _single(conv: nn.Conv2d, reads: int, writes: int, shape: tuple[int, ...], depthwise: bool) -> onnx.ModelProto:
-    """A graph of one convolution with these widths, padded so that only its stride makes its output smaller."""
-    kernel = conv.kernel_size[0]
-    weight = np.full((writes, 1 if depthwise else reads, kernel, kernel), 0.01, np.float32)
-    before = (kernel - conv.stride[0]) // 2 if conv.stride[0] > 1 else kernel // 2
-    after = kernel - conv.stride[0] - before
-    node = helper.make_node(
-        "Conv",
-        ["image", "weight"],
-        ["out"],
-        strides=list(conv.stride),
-        pads=[before, before, after, after],
-        group=writes if depthwise else 1,
-    )
+def _single(module: nn.Module, reads: int, writes: int, shape: tuple[int, ...], depthwise: bool) -> onnx.ModelProto:
+    """A graph of one layer with these widths, padded so that only its stride changes its map's size."""
+    attributes: dict[str, Any] = {}
+    dimensions: tuple[int, ...] = (reads, writes)
+    if isinstance(module, nn.Linear):
+        operator = "MatMul"
+    elif isinstance(module, nn.ConvTranspose2d):
+        operator, dimensions = "ConvTranspose", (reads, writes, *module.kernel_size)
+        attributes = {"strides": list(module.stride)}
+    else:
+        assert isinstance(module, nn.Conv2d)
+        kernel, stride = module.kernel_size[0], module.stride[0]
+        operator, dimensions = "Conv", (writes, 1 if depthwise else reads, kernel, kernel)
+        padding = max(0, kernel - stride)
+        before = padding // 2
+        attributes = {"strides": list(module.stride), "group": writes if depthwise else 1}
+        attributes["pads"] = [before, before, padding - before, padding - before]
+    weight = numpy_helper.from_array(np.full(dimensions, 0.01, np.float32), "weight")
     graph = helper.make_graph(
-        [node],
+        [helper.make_node(operator, ["image", "weight"], ["out"], **attributes)],
         "layer",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(weight, "weight")],
+        [weight],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mde.errors import MdeError
+from mde.models.dpt import StandardisedConv2d
 from mde.models.network import DepthNetwork
 
 Masks = dict[str, Tensor]  # parameter name -> bool, of its shape: True stays
@@ -16,7 +17,7 @@ def fine_grained_masks(
 ) -> Masks:
     """The least important single weights, so that (1 - sparsity) x dense_parameters of all parameters are not zero.
 
-    scores  of the convolutions' weights, by name; BatchNorms and biases stay
+    scores  of the layers' weights, by name; norms, biases and embeddings stay
     scope   "global": one ranking over all layers; "layer": every layer loses the same share
 
     Raises MdeError when everything outside `scores` is already more than may stay.
@@ -27,7 +28,10 @@ def fine_grained_masks(
     stay = round((1 - sparsity) * dense_parameters) - others
     if stay < 0:
         least = others / dense_parameters
-        raise MdeError(f"sparsity={sparsity:g}: BatchNorms and biases, which stay, are {least:.4f} of the parameters")
+        raise MdeError(
+            f"sparsity={sparsity:g}: norms, biases, embeddings and standardised kernels, which stay, are {least:.4f} "
+            "of the parameters"
+        )
     # What is zero already ranks below every other weight: it counts as pruned, whoever made it zero.
     ranks = {name: torch.where(model.get_parameter(name) == 0, -1, score).flatten() for name, score in scores.items()}
     if scope == "layer":
@@ -42,13 +46,15 @@ def fine_grained_masks(
 def two_four_masks(model: DepthNetwork, scores: Mapping[str, Tensor]) -> Masks:
     """The two most important of every four input channels at each place of each kernel: Ampere GPUs skip the others.
 
-    Only where four channels can be formed and tensor cores are used: not the stem, not depthwise, not the head.
+    Only where four channels can be formed and tensor cores are used: not the stem, not depthwise, not transposed, not
+    the head.
     """
     masks = {}
     for name, score in scores.items():
-        convolution = model.get_submodule(name.removesuffix(".weight"))
-        assert isinstance(convolution, nn.Conv2d)
-        if convolution.groups > 1 or score.shape[1] % 4 or score.shape[0] == 1 or ".head." in name:
+        layer = model.get_submodule(name.removesuffix(".weight"))
+        depthwise = isinstance(layer, nn.Conv2d) and layer.groups > 1
+        transposed = isinstance(layer, nn.ConvTranspose2d)
+        if depthwise or transposed or score.shape[1] % 4 or score.shape[0] == 1 or ".head." in name:
             continue
         fours = score.unflatten(1, (-1, 4))
         best = fours.topk(2, dim=2).indices
@@ -57,12 +63,12 @@ def two_four_masks(model: DepthNetwork, scores: Mapping[str, Tensor]) -> Masks:
 
 
 def layer_masks(model: DepthNetwork, sparsity: float, dense_parameters: int, rule: str) -> Masks:
-    """Whole convolutions at zero, in order of their weights' mean magnitude: what the paper called channel pruning.
+    """Whole layers at zero, in order of their weights' mean magnitude: what the paper called channel pruning.
 
     rule  "share": the layers whose zeroed share of dense_parameters comes nearest to the sparsity, taken in that order;
           "count": the paper's, that share of the number of layers
     """
-    weights = {name: model.get_parameter(name).detach() for name in convolution_weights(model)}
+    weights = {name: model.get_parameter(name).detach() for name in layer_weights(model)}
     order = sorted(weights, key=lambda name: float(weights[name].abs().mean()))
     if rule == "count":
         chosen = order[: round(sparsity * len(order))]
@@ -76,9 +82,13 @@ def layer_masks(model: DepthNetwork, sparsity: float, dense_parameters: int, rul
     return {name: torch.zeros_like(weights[name], dtype=torch.bool) for name in chosen}
 
 
-def convolution_weights(model: nn.Module) -> list[str]:
-    """Names of all convolutions' weights."""
-    return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+def layer_weights(model: nn.Module) -> list[str]:
+    """Names of the weights of all convolutions and linear layers; not of those that are standardised before they are
+    used: a zero there is none in what is computed.
+    """
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    return [f"{name}.weight" for name, layer in layers.items() if not isinstance(layer, StandardisedConv2d)]
 
 
 @torch.no_grad()

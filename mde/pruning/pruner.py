@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,9 @@ from mde.pruning.latency import latency_aims, measure_profile, time_share
 from mde.pruning.masks import (
     Masks,
     apply_masks,
-    convolution_weights,
     fine_grained_masks,
     layer_masks,
+    layer_weights,
     two_four_masks,
 )
 from mde.pruning.profile import read_profile, write_profile
@@ -204,7 +204,7 @@ class Pruner(Compression):
         if options.kind == "layer":
             return layer_masks(model, sparsity, parameters, options.rule)
         gradients = self._gradients(module, data)
-        scores = weight_importance(model, convolution_weights(model), self.importance.kind, gradients)
+        scores = weight_importance(model, layer_weights(model), self.importance.kind, gradients)
         if options.kind == "two_four":
             return two_four_masks(model, scores)
         return fine_grained_masks(model, scores, sparsity, parameters, options.scope)
@@ -217,9 +217,11 @@ class Pruner(Compression):
         images = ({key: value[None].to(device) for key, value in sample.items() if isinstance(value, Tensor)}
                   for sample in data.calibration(_few(self.importance.images)))  # fmt: skip
         last = partial(module.objective, step=module.max_steps)  # the loss that the run ends with
-        return image_gradients(
-            module.model, images, lambda prediction, image: last(prediction, image["depth"], image["mask"])["loss"]
-        )
+
+        def loss(prediction: Tensor, image: Mapping[str, Tensor]) -> Tensor:
+            return last(prediction, image["depth"], image["mask"], teacher=image.get("teacher"))["loss"]
+
+        return image_gradients(module.model, images, loss)
 
     def _teach(self, module: DepthModule) -> None:
         if self.recovery.kind != "distill":

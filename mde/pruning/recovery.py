@@ -10,9 +10,6 @@ from torch import Tensor, nn
 from mde.models.network import DepthNetwork
 from mde.pruning.structure import OUT, ChannelGroup
 
-# Where teacher and student are compared inside: what each decoder step hands on, finest last.
-TAPS = tuple(f"decoder.fusion{level}.project" for level in (4, 3, 2, 1))
-
 DEAD = 1e-5  # variance of a channel that says nothing
 
 
@@ -40,14 +37,16 @@ def _make_absolute(norm: Any, mean: Tensor, variance: Tensor) -> None:
 
 @torch.no_grad()
 def _observe(model: DepthNetwork, images: Tensor, act: Callable[[Any, Tensor, Tensor], None]) -> None:
-    """Runs `model` once and calls act(norm, mean, variance of its input) just before each BatchNorm computes: those
-    that follow see what it then does."""
+    """Runs `model` once, if it has any BatchNorm, and calls act(norm, mean, variance of its input) just before each
+    computes: those that follow see what it then does."""
 
     def hook(norm: Any, inputs: tuple[Tensor]) -> None:
         variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
         act(norm, mean, variance.clamp(min=DEAD))
 
     hooks = [norm.register_forward_pre_hook(hook) for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
+    if not hooks:  # a transformer
+        return
     try:
         model(images)
     finally:
@@ -66,7 +65,7 @@ class Distillation:
     Called with normalised images (N, 3, H, W) and the student's prediction for them, straight after its forward pass;
     returns the weighted terms, scalars:
     distil_output    mean |student - teacher| over the teacher's mean absolute deviation from its median, per image
-    distil_features  mean over TAPS of the mean squared difference over the mean square of the teacher's
+    distil_features  mean over the network's `taps` of the mean squared difference over the mean square of the teacher's
     """
 
     def __init__(
@@ -80,11 +79,11 @@ class Distillation:
     ):
         self.teacher = teacher.eval().requires_grad_(False)
         self.kept, self.output, self.features = kept, output, features
-        self.weight = 1.0
+        self.weight, self.taps = 1.0, student.taps
         self.group = {member: group.name for group in groups for member, axis in group.members if axis == OUT}
         self.seen: dict[str, dict[str, Tensor]] = {"teacher": {}, "student": {}}
         for who, network in ("teacher", self.teacher), ("student", student):
-            for tap in TAPS:
+            for tap in self.taps:
                 network.get_submodule(tap).register_forward_hook(self._remember(who, tap))
 
     def __call__(self, image: Tensor, prediction: Tensor) -> dict[str, Tensor]:
@@ -93,7 +92,7 @@ class Distillation:
             spread = (wanted - wanted.flatten(1).median(dim=1).values[:, None, None, None]).abs()
             spread = spread.mean(dim=(1, 2, 3)).clamp(min=1e-6)
         difference = (prediction.float() - wanted).abs().mean(dim=(1, 2, 3))
-        terms = [self._tap(tap) for tap in TAPS]
+        terms = [self._tap(tap) for tap in self.taps]
         return {
             "distil_output": self.weight * self.output * (difference / spread).mean(),
             "distil_features": self.weight * self.features * torch.stack(terms).mean(),

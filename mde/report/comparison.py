@@ -126,24 +126,35 @@ def _flat(candidate: dict[str, Any]) -> dict[str, Any]:
 
 def comparison_page(run_dir: Path, record: dict[str, Any]) -> str:
     """The page's HTML; it holds its pictures itself."""
-    done, others = complete(record), [c for c in record["candidates"] if c["status"] != "complete"]
+    done = complete(record)
     body = f"<h1>Comparison {html.text(run_dir.name)}</h1>{status(record)}"
     body += html.notes([f"{len(done)} of {len(record['candidates'])} files compared"])
-    if others:
-        reasons = [(html.text(c["name"]), html.text(c.get("error", c["status"]))) for c in others]
-        lines = "".join(f"<li>{name}: <span class='bad'>{reason}</span></li>" for name, reason in reasons)
-        body += f"<h2>Failures</h2><ul>{lines}</ul>"
+    body += failures(record)
     if done:
         body += f"<h2>Results</h2>{html.wide(html.table(HEADINGS, comparison_table(record)))}"
         body += html.notes(notes(record)) + _other_sets(record)
         body += f"<h2>Trade</h2>{html.image(plot(record), 'delta1 against latency')}"
         body += _pictures(run_dir, record)
         body += _origins(run_dir, record)
-    about = "\n".join(f"{key}: {value}" for key, value in record["environment"].items())
-    body += f"<h2>Environment</h2><pre>{html.text(about)}</pre>"
-    if (run_dir / "config.yaml").exists():
-        body += f"<h2>Configuration</h2><pre>{html.text((run_dir / 'config.yaml').read_text())}</pre>"
+    body += background(run_dir, record)
     return html.document(f"comparison {run_dir.name}", body, NARROW)
+
+
+def failures(record: dict[str, Any]) -> str:
+    """The candidates that did not come to their end, and why."""
+    others = [candidate for candidate in record["candidates"] if candidate["status"] != "complete"]
+    reasons = [(html.text(other["name"]), html.text(other.get("error", other["status"]))) for other in others]
+    lines = "".join(f"<li>{name}: <span class='bad'>{reason}</span></li>" for name, reason in reasons)
+    return f"<h2>Failures</h2><ul>{lines}</ul>" if others else ""
+
+
+def background(run_dir: Path, record: dict[str, Any]) -> str:
+    """Machine, software and configuration."""
+    about = "\n".join(f"{key}: {value}" for key, value in record["environment"].items())
+    shown = f"<h2>Environment</h2><pre>{html.text(about)}</pre>"
+    if (run_dir / "config.yaml").exists():
+        shown += f"<h2>Configuration</h2><pre>{html.text((run_dir / 'config.yaml').read_text())}</pre>"
+    return shown
 
 
 def _pictures(run_dir: Path, record: dict[str, Any]) -> str:

@@ -164,12 +164,12 @@ def table(jobs: list[Job]) -> tuple[list[str], list[list[str]]]:
         row += [f"{model['sparsity']:.1%}", f"{model['nonzero_parameters'] / 1e6:.2f}", f"{model['macs'] / 1e9:.3f}"]
         row += [
             f"{model['file_bytes'] / 1e6:.1f}",
-            *(_digits(quality.get(key)) for key in ("delta1", "rmse", "abs_rel")),
+            *(digits(quality.get(key)) for key in ("delta1", "rmse", "abs_rel")),
         ]
         for engine in engines:
             entry = job.record["latency"].get(engine, {})
             speedup = entry.get("speedup_vs_reference")
-            row += [_digits(entry.get("p50_ms"), 2), "-" if speedup is None else f"{speedup:.2f}x"]
+            row += [digits(entry.get("p50_ms"), 2), "-" if speedup is None else f"{speedup:.2f}x"]
         if deployed(jobs):
             row += _deployment(job.record)
             row += [milliseconds(job.record["latency"].get(board)) or "-" for board in boards_of(jobs)]
@@ -184,7 +184,7 @@ def _deployment(record: dict[str, Any]) -> list[str]:
     where = "" if parity["engine"] == entry["target"] else f" ({parity['engine']})"
     speedup = times.get("speedup_vs_reference")
     cells = [entry["precision"], f"{parity['largest']:.1e}{where}", entry["status"]]
-    return [*cells, _digits(times.get("p50_ms"), 2), "-" if speedup is None else f"{speedup:.2f}x"]
+    return [*cells, digits(times.get("p50_ms"), 2), "-" if speedup is None else f"{speedup:.2f}x"]
 
 
 def show_merged(jobs: list[Job], notes: list[str]) -> None:
@@ -218,12 +218,13 @@ def caption(jobs: list[Job]) -> str:
     )
 
 
+def digits(value: float | None, places: int = 3) -> str:
+    """A cell; what is not known is a dash."""
+    return "-" if value is None else f"{value:.{places}f}"
+
+
 def _natural(text: str) -> tuple[float, str]:
     try:
         return float(text), ""
     except ValueError:
         return float("inf"), text
-
-
-def _digits(value: float | None, digits: int = 3) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

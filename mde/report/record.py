@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from mde.atomic_file import atomic_file
 from mde.errors import MdeError
 from mde.models.build import dense_of
+from mde.models.counts import multiply_adds
 from mde.models.network import DepthNetwork
 
 SCHEMA = 1
@@ -69,14 +69,6 @@ def describe_model(model: DepthNetwork, size: tuple[int, int], file: Path | None
         "sparsity": 1 - (count - zeros) / dense,
         "file_bytes": file.stat().st_size if file and file.exists() else 0,
     }
-
-
-def multiply_adds(model: DepthNetwork, size: tuple[int, int]) -> int:
-    """Multiply-adds of the convolutions and matrix products of one forward pass with one image of `size`."""
-    parameter = next(model.parameters())
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype))
-    return counter.get_total_flops() // 2
 
 
 def without_estimates(latency: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch import nn
 from mde.benchmark import REFERENCE, measure_latency
 from mde.errors import MdeError
 from mde.export.rewrites import deployable
-from mde.models import build_model, load_model
+from mde.models import build_model, load_model, read_metadata
 from mde.pruning.pruner import DENSE
 from mde.report.page import write_report
 from mde.report.record import read_record, write_record
@@ -30,20 +30,25 @@ def measure(run_dirs: list[Path]) -> list[str]:
     entries is left as it is. Returns a line for each network that could not be measured.
     """
     groups: dict[tuple[Any, ...], list[Path]] = defaultdict(list)
+    problems = []
     for run_dir in run_dirs:
         model = read_record(run_dir)["model"]
-        groups[model["name"], model["encoder"], tuple(model["input"])].append(run_dir)
-    problems = []
-    for (name, encoder, size), members in groups.items():
+        try:
+            options = read_metadata(run_dir / "model.safetensors")["options"] | {"reference": True}
+        except MdeError as error:
+            problems.append(f"{run_dir.name}: latency not measured: {error}")
+            continue
+        groups[model["name"], tuple(sorted(options.items())), tuple(model["input"])].append(run_dir)
+    for (name, options, size), members in groups.items():
         for start in range(0, len(members), TOGETHER):
             chunk = members[start : start + TOGETHER]
             if not all(read_record(run_dir)["latency"] for run_dir in chunk):
-                problems += _measure_group(name, encoder, size, chunk)
+                problems += _measure_group(name, dict(options), size, chunk)
     return problems
 
 
-def _measure_group(name: str, encoder: str, size: tuple[int, int], run_dirs: list[Path]) -> list[str]:
-    graphs: dict[str, nn.Module] = {REFERENCE: build_model(name, weights=None, reference=True, encoder=encoder)}
+def _measure_group(name: str, options: dict[str, Any], size: tuple[int, int], run_dirs: list[Path]) -> list[str]:
+    graphs: dict[str, nn.Module] = {REFERENCE: build_model(name, **options)}
     warmup, rounds = (1, 2) if os.environ.get("MDE_MAX_STEPS") else (5, 30)  # few: a test
     try:
         for run_dir in run_dirs:
@@ -54,7 +59,7 @@ def _measure_group(name: str, encoder: str, size: tuple[int, int], run_dirs: lis
         if len(run_dirs) == 1:
             return [f"{run_dirs[0].name}: latency not measured: {error}"]
         # One bad network must not cost the others their figures.
-        return [line for run_dir in run_dirs for line in _measure_group(name, encoder, size, [run_dir])]
+        return [line for run_dir in run_dirs for line in _measure_group(name, options, size, [run_dir])]
     problems = []
     for run_dir in run_dirs:
         own, *before = (entries[str(file)] for file in _networks(run_dir))

@@ -110,10 +110,15 @@ class ProgressBar(TQDMProgressBar):
 
 
 class Deadline(Callback):
-    """Stops cleanly after so many minutes of this session. Lightning's own timer counts earlier sessions as well."""
+    """Stops cleanly after so many minutes of training in this session; what a teacher computes before does not count.
+    Lightning's own timer counts earlier sessions as well.
+    """
 
     def __init__(self, minutes: float):
-        self.seconds, self.began = 60 * minutes, time.monotonic()
+        self.seconds = 60 * minutes
+
+    def on_train_start(self, *_: Any) -> None:
+        self.began = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         late = time.monotonic() - self.began > self.seconds

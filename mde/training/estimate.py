@@ -10,6 +10,8 @@ from torch.utils.data import Dataset
 
 from mde.training.module import DepthModule
 
+TRIAL_STEPS = 3
+
 
 def step_seconds(module: DepthModule, trainer: L.Trainer, data: Dataset, batch_size: int, workers: int) -> float:
     """Seconds of one training step, optimizer and data included, measured on copies that are thrown away.
@@ -23,12 +25,12 @@ def step_seconds(module: DepthModule, trainer: L.Trainer, data: Dataset, batch_s
     def step() -> None:
         with trainer.precision_plugin.forward_context():
             prediction = trial.model(batch["image"].contiguous(memory_format=torch.channels_last))
-        trial.objective(prediction, batch["depth"], batch["mask"], 0)["loss"].backward()
+        trial.objective(prediction, batch["depth"], batch["mask"], 0, batch.get("teacher"))["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    loading = seconds(lambda: data[0, 0], 3) * batch_size / (torch.get_num_threads() if workers else 1)
-    return seconds(step, 3) + loading
+    loading = seconds(lambda: data[0, 0], TRIAL_STEPS) * batch_size / (torch.get_num_threads() if workers else 1)
+    return seconds(step, TRIAL_STEPS) + loading
 
 
 def seconds(work: Callable[[], object], times: int) -> float:

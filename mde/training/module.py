@@ -49,7 +49,7 @@ class DepthModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         prediction = self.model(batch["image"].contiguous(memory_format=torch.channels_last))
-        parts = self.objective(prediction, batch["depth"], batch["mask"], self.global_step)
+        parts = self.objective(prediction, batch["depth"], batch["mask"], self.global_step, batch.get("teacher"))
         if self.beside is not None:
             further = self.beside(batch["image"], prediction)
             parts = parts | further | {"loss": parts["loss"] + sum(further.values())}

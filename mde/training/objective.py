@@ -1,5 +1,6 @@
 """Which loss is minimised at which step."""
 
+import torch
 from torch import Tensor, nn
 
 from mde.errors import MdeError
@@ -12,6 +13,9 @@ TERMS = {
     "l1": (l1_loss, "none"),
     "mse": (mse_loss, "none"),
 }
+# Where plain regression puts what a teacher sees farthest, its nearest being 1: as in a room whose far wall is four
+# times as far as its nearest thing. At 0, no infinity in a teacher's scale, the closing ReLU dies within ten steps.
+FARTHEST = 0.25
 
 
 class Objective(nn.Module):
@@ -22,26 +26,41 @@ class Objective(nn.Module):
     gradient     weight of gradient matching
     start_steps  plain L1 and unaligned gradients for that many steps: from a random decoder the invariant forms alone
                  do not leave the constant predictor
+    teacher      weight of a teacher's term, of the same form: trimmed, whatever `data` is, since a teacher errs, and
+                 its scale and shift mean nothing
     """
 
-    def __init__(self, data: str, gradient: float, start_steps: int):
+    def __init__(self, data: str, gradient: float, start_steps: int, teacher: float = 1.0):
         super().__init__()
         if data not in TERMS:
             raise MdeError(f"loss.data={data}: unknown; choose one of {', '.join(TERMS)}")
-        if gradient < 0 or start_steps < 0:
-            raise MdeError("loss.gradient and loss.start_steps must not be negative")
-        self.data, self.gradient, self.start_steps = data, gradient, start_steps
+        if gradient < 0 or start_steps < 0 or teacher < 0:
+            raise MdeError("loss.gradient, loss.start_steps and loss.teacher must not be negative")
+        self.data, self.gradient, self.start_steps, self.teacher = data, gradient, start_steps, teacher
 
-    def forward(self, prediction: Tensor, depth: Tensor, mask: Tensor, step: int) -> dict[str, Tensor]:
-        """prediction, depth (metres) float (N, 1, H, W), mask bool -> scalars: loss, data, gradient."""
-        data = "l1" if step < self.start_steps else self.data
-        term, align = TERMS[data]
+    def forward(
+        self, prediction: Tensor, depth: Tensor, mask: Tensor, step: int, teacher: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """prediction, depth (metres) and teacher (as `relative_inverse_depth` scales it) float (N, 1, H, W), mask bool
+        -> scalars: loss, data, gradient, and teacher where there is one.
+        """
+        prediction = prediction.float()  # also under autocast: sums over 10^5 pixels
+        starting = step < self.start_steps
+        data = "l1" if starting else self.data
         target = grey_depth_target(depth, mask) if data == "mse" else inverse_depth_target(depth, mask)
-        # In float32 also under autocast: sums over 10^5 pixels.
-        parts = {"data": term(prediction.float(), target, mask)}
+        parts = self._terms(data, prediction, target, mask)
+        if teacher is not None:
+            wanted, everywhere = FARTHEST + (1 - FARTHEST) * teacher, torch.ones_like(mask)
+            parts["teacher"] = self._terms("l1" if starting else "trimmed", prediction, wanted, everywhere)["loss"]
+            parts["loss"] = parts["loss"] + self.teacher * parts["teacher"]
+        return parts
+
+    def _terms(self, data: str, prediction: Tensor, target: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        term, align = TERMS[data]
+        parts = {"data": term(prediction, target, mask)}
         parts["loss"] = parts["data"]
         if self.gradient > 0:
-            parts["gradient"] = gradient_matching_loss(prediction.float(), target, mask, align=align)
+            parts["gradient"] = gradient_matching_loss(prediction, target, mask, align=align)
             parts["loss"] = parts["data"] + self.gradient * parts["gradient"]
         return parts
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, frame_limit, network_predictor, ramp_predictor, spread
 from mde.export.rewrites import deployable
 from mde.models import build_model, load_model, read_metadata, save_model
-from mde.models.checkpoints import narrow_to
+from mde.models.checkpoints import narrow_to, provenance
 from mde.models.network import DepthNetwork, check_size
 from mde.report.page import write_report
 from mde.report.pictures import picture_sheet, save_predictions
@@ -31,10 +32,11 @@ from mde.report.record import describe_model, new_record, read_record, write_rec
 from mde.report.terminal import say, show_cost, show_quality
 from mde.report.wandb_results import log_results
 from mde.training.callbacks import Compression, Validation
-from mde.training.estimate import step_seconds
+from mde.training.estimate import TRIAL_STEPS, step_seconds
 from mde.training.module import DepthModule
 from mde.training.objective import Objective
 from mde.training.quantization import build_quantization
+from mde.training.teacher import Teacher, build_teacher, show, taught
 from mde.training.trainer import LAST, build_trainer, precision, uses_gpu
 
 
@@ -51,7 +53,9 @@ def train(config: DictConfig) -> Path:
     quantization = build_quantization(config, run_dir)
     splits: Splits = instantiate(config.data)
     evaluated = evaluation_sets(splits, config.evaluate)
-    model = build_model(config.model.name, weights=config.weights, encoder=default_encoder(config))
+    teacher = build_teacher(config, splits)
+    model = build_model(config.model.name, weights=config.weights, **network_options(config))
+    config.model.name = model.name
     compression: Compression | None = get_method(config.prune._target_)(config, run_dir) or quantization
     validation = Validation(
         parts_of(splits.validation),
@@ -64,9 +68,13 @@ def train(config: DictConfig) -> Path:
     trainer = build_trainer(config, run_dir, [compression, validation] if compression else [validation])
     if (run_dir / LAST).exists():
         narrow_like(model, run_dir / LAST)
-    module, data = learning(config, trainer, model, splits, size)
+    module, data = learning(config, trainer, model, splits, size, teacher)
     described = describe_model(model, size) | {"trained_on": splits.name, "steps": config.trainer.max_steps}
     record = new_record("running", parent=config.weights, model=described, notes=[splits.note] if splits.note else [])
+    record |= {"teacher": config.teacher or "", "teachers": teachers_of(config.weights, teacher)}
+    record["licence"] = provenance(config.weights).get("licence")  # read now: the file may be gone at the end
+    if teacher:
+        record["notes"].append(f"Teacher: {teacher.name}; licence: {teacher.about['licence']}.")
     if trainer.is_global_zero:
         OmegaConf.save(config, run_dir / "config.yaml")
         write_record(run_dir, record)
@@ -95,7 +103,12 @@ def train(config: DictConfig) -> Path:
 
 
 def learning(
-    config: DictConfig, trainer: L.Trainer, model: DepthNetwork, splits: Splits, size: tuple[int, int]
+    config: DictConfig,
+    trainer: L.Trainer,
+    model: DepthNetwork,
+    splits: Splits,
+    size: tuple[int, int],
+    teacher: Teacher | None,
 ) -> tuple[DepthModule, DepthData]:
     """What is optimised, and the data for it."""
     if config.batch_size % trainer.world_size:
@@ -105,13 +118,13 @@ def learning(
         model = timm.layers.convert_sync_batchnorm(model)
     module = DepthModule(
         model.to(memory_format=torch.channels_last),
-        Objective(config.loss.data, config.loss.gradient, config.loss.start_steps),
+        Objective(config.loss.data, config.loss.gradient, config.loss.start_steps, config.loss.teacher),
         config.optimizer,
         config.trainer.max_steps,
-        config.trainer.freeze_batchnorm,
+        config.trainer.freeze_batchnorm and config.weights != "none",  # which has no statistics to keep
     )
     data = DepthData(
-        splits,
+        taught(splits, teacher) if teacher else splits,
         size=size,
         mean=model.mean,
         std=model.std,
@@ -119,8 +132,15 @@ def learning(
         max_steps=config.trainer.max_steps,
         workers=config.workers,
         seed=config.seed,
+        beforehand=partial(show, teacher, splits.train, config.workers) if teacher else None,
     )
     return module, data
+
+
+def teachers_of(weights: str, teacher: Teacher | None) -> list[dict[str, Any]]:
+    """What every network is that this one learned from: the teacher and its own teachers, and those of its weights."""
+    every = [*provenance(weights).get("teachers", []), *(teacher.lineage if teacher else [])]
+    return list({about["sha256"]: about for about in every}.values())
 
 
 def fit(run_dir: Path, trainer: L.Trainer, module: DepthModule, data: DepthData) -> None:
@@ -135,12 +155,15 @@ def announce(config: DictConfig, module: DepthModule, trainer: L.Trainer, data: 
     steps, batch_size = config.trainer.max_steps, config.batch_size // trainer.world_size
     parameters = sum(parameter.numel() for parameter in module.model.parameters())
     say(
-        f"{config.model.name}, {parameters / 1e6:.1f} M parameters, input {config.size[0]} x {config.size[1]}, "
+        f"{module.model.name}, {parameters / 1e6:.1f} M parameters, input {config.size[0]} x {config.size[1]}, "
         f"batch {config.batch_size}, {steps} steps on {data.splits.name}, {config.trainer.precision}"
     )
     if not uses_gpu(config.trainer):
-        minutes = step_seconds(module, trainer, data.training_set, batch_size, config.workers) * steps / 60
-        say(f"about {max(1, round(minutes))} min of training, if nothing else keeps this machine busy")
+        if steps > 5 * TRIAL_STEPS:
+            minutes = step_seconds(module, trainer, data.training_set, batch_size, config.workers) * steps / 60
+            say(f"about {max(1, round(minutes))} min of training, if nothing else keeps this machine busy")
+        if data.beforehand:
+            say("before it the teacher looks at every frame to be drawn that it has not seen yet")
         if trainer.world_size > 1:
             say("several processes on the CPU: BatchNorm statistics are per process (SyncBatchNorm needs GPUs)")
 
@@ -161,7 +184,8 @@ def finish(
 ) -> None:
     """Saves the network, evaluates it once on every set, beside what it was before, and completes record and page."""
     path, size = run_dir / "model.safetensors", (config.size[0], config.size[1])
-    about = {key: record["model"][key] for key in ("input", "trained_on", "steps")}
+    about = {key: record["model"][key] for key in ("input", "trained_on", "steps")} | {"teachers": record["teachers"]}
+    about |= {"licence": record["licence"]} if record["licence"] else {}
     save_model(model.cpu(), path, parent=config.weights, **about, **(compression.metadata() if compression else {}))
     model = load_model(path)  # what is evaluated is what was saved
     evaluable = model
@@ -171,7 +195,8 @@ def finish(
     record["model"] |= describe_model(model, size, path)
     if compression:
         dense = load_model(compression.dense_file)
-        record["teacher"] = str(compression.dense_file) if config.recovery.kind == "distill" else ""
+        if config.recovery.kind == "distill" and config.prune.kind != "none":
+            record["teacher"] = ", ".join(filter(None, [record["teacher"], str(compression.dense_file)]))
         record["before"] = {"model": describe_model(dense, size, compression.dense_file)}
         known = known_qualities(config, dense, evaluated)
         rest = [frames for frames in evaluated if frames.name not in known]
@@ -291,9 +316,14 @@ def resumed(config: DictConfig) -> DictConfig:
 
 # What shapes a run and cannot change in the middle of it.
 GROUPS = ["model", "data", "loss", "optimizer", "trainer", "logger", "experiment"]
-GROUPS += ["prune", "importance", "schedule", "recovery", "sparsity", "quantize"]
+GROUPS += ["prune", "importance", "schedule", "recovery", "sparsity", "quantize", "teacher"]
 
 
-def default_encoder(config: DictConfig) -> str | None:
-    """The encoder asked for; else, where the weights leave it open, lite0, which a CPU can train."""
-    return config.model.encoder or ("lite0" if config.weights in ("none", "imagenet") else None)
+def network_options(config: DictConfig) -> dict[str, Any]:
+    """The network's options that were asked for; where the weights leave the encoder open, lite0, which a CPU can
+    train.
+    """
+    options = {name: value for name, value in config.model.items() if name != "name"}
+    if config.model.name in (None, "midas_small") and config.weights in ("none", "imagenet"):
+        options["encoder"] = options["encoder"] or "lite0"
+    return options

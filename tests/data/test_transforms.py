@@ -107,6 +107,24 @@ def test_image_and_depth_still_correspond_after_augmentation(depth_step):
 
 
 @pytest.mark.usefixtures("plain_colour")
+@pytest.mark.parametrize(("height", "width"), [(HEIGHT, WIDTH), (96, 96), (12, 20)])
+def test_a_teachers_map_of_any_shape_is_still_that_of_the_image_after_augmentation(height, width):
+    sample = coordinates_as_colour()
+    columns = (torch.arange(width) + 0.5) * (WIDTH / width) - 0.5  # of the image, under each cell
+    rows = (torch.arange(height) + 0.5) * (HEIGHT / height) - 0.5
+    for seed in range(30):
+        for axis, cells in enumerate([columns.expand(height, -1), rows[:, None].expand(-1, width)]):
+            sample.teacher = cells[None].clone()
+            view = augment(sample, SIZE, seed)
+            assert view.teacher.shape == (1, *SIZE)
+            expected = columns_and_rows(view.image)[axis]
+            inside = (expected > cells.min()) & (expected < cells.max())  # beyond its outermost cells it stays constant
+            assert inside.float().mean() > 0.8
+            error = (view.teacher[0, 2:-2, 2:-2].double() - expected)[inside].abs().max()
+            assert error < READING + 0.1
+
+
+@pytest.mark.usefixtures("plain_colour")
 def test_rays_of_the_new_intrinsics_are_the_old_rays():
     sample = coordinates_as_colour()
     y, x = torch.meshgrid(torch.arange(SIZE[0]), torch.arange(SIZE[1]), indexing="ij")
@@ -151,12 +169,16 @@ def test_a_crop_is_the_box_cut_out():
     view = crop(sample, (5, 10, 30, 40), SIZE)  # same size: nothing is resampled
     assert torch.equal(view.image, sample.image[:, 5:35, 10:50])
     assert torch.equal(view.depth, sample.depth[:, 5:35, 10:50])
+    assert view.teacher is None
     assert view.intrinsics[:2, 2].tolist() == [K[0, 2] - 10, K[1, 2] - 5]
 
 
 def test_flipping_twice_changes_nothing():
     sample = coordinates_as_colour()
+    sample.teacher = torch.rand(1, 7, 9)
     twice = flip(flip(sample))
+    assert torch.equal(twice.teacher, sample.teacher)
+    assert torch.equal(flip(sample).teacher, sample.teacher.flip(2))
     assert torch.equal(twice.image, sample.image)
     assert torch.equal(twice.depth, sample.depth)
     assert torch.allclose(twice.intrinsics, K)

@@ -31,6 +31,7 @@ from mde.models import save_model
 from mde.report.record import new_record
 from tests.conftest import call, write_frames
 from tests.export import random_network
+from tests.models.conftest import official_state
 from tests.test_config import composed
 
 torch.set_num_threads(1)
@@ -264,3 +265,12 @@ def test_a_description_says_what_comes_out_and_old_ones_mean_inverse_depth(tmp_p
     del content["output"]
     (tmp_path / "model.onnx.json").write_text(json.dumps(content))
     assert read_description(path).output == "inverse_depth"
+
+
+def test_an_official_files_speed_up_is_against_its_own_published_graph(tmp_path):
+    torch.save(official_state("lite1"), tmp_path / "official.pt")
+    save_model(random_network(), tmp_path / "model.safetensors")  # a neighbour, of another encoder
+    runtime = SimpleNamespace(description=load_runtime(tmp_path / "official.pt").description)
+    baseline = module.published(SimpleNamespace(path=tmp_path / "official.pt", runtime=runtime))
+    assert baseline.options["encoder"] == "lite1"
+    assert baseline.about.input == (256, 256)

@@ -23,7 +23,9 @@ from mde.deploy.quantization.onnx_file import check_symmetric, fake_quantized_on
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable, export_onnx
 from mde.export.layer_names import onnx_layer
+from mde.export.rewrites import fold_batchnorm
 from mde.models import load_model, save_model
+from mde.models.dpt import DptHybrid
 from mde.models.midas_small import SamePadConv2d
 from mde.openvino_core import core
 from tests.deploy.quantization_network import SIZE, calibration_frames, difference, small_graph
@@ -123,6 +125,23 @@ def test_a_file_holds_what_int8_needs_and_stays_an_ordinary_one(tmp_path: Path) 
     save_model(model, tmp_path / "plain.safetensors")
     with pytest.raises(MdeError, match=r"plain\.safetensors: holds no activation scales .* train.py quantize=qat"):
         read_scales(tmp_path / "plain.safetensors")
+
+
+def test_what_is_rounded_stays_so_where_kernels_are_standardised_or_batchnorm_is_folded() -> None:
+    torch.manual_seed(0)
+    for model in (DptHybrid(blocks=1).eval(), random_network(reference=False)):
+        image = torch.randn(1, 3, 64, 64)
+        fold_batchnorm(model)
+        scales = activation_scales(model, [image])
+        deployed = deployable(model)
+        with torch.no_grad():
+            exact = model(image)
+            fake_quantize(deployed, scales)
+            fake_quantize(model, scales)
+            expected = model(image)
+            rounding = (expected - exact).abs().mean()
+            assert rounding > 1e-5
+            assert (deployed(image) - expected).abs().mean() < 0.2 * rounding  # values on the edge of two steps
 
 
 @pytest.fixture(scope="module")

@@ -110,5 +110,5 @@ def test_a_file_that_is_not_the_described_one_is_refused(spoil: str, tmp_path: P
 
 
 def test_a_file_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MdeError, match=r"choose one of \.engine, \.onnx, \.safetensors, \.tflite, \.xml"):
-        load_runtime(tmp_path / "model.pt")
+    with pytest.raises(MdeError, match=r"choose one of \.engine, \.onnx, \.pt, \.safetensors, \.tflite, \.xml"):
+        load_runtime(tmp_path / "model.pb")

@@ -1,3 +1,4 @@
+import importlib.util
 import os
 from pathlib import Path
 
@@ -5,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mde.models.checkpoints import NEVER_EXECUTED, official_name
 from mde.models.midas_small import MidasSmall
+from mde.models.official import NEVER_EXECUTED, official_name
 
 torch.set_num_threads(1)  # tiny images: on a busy machine two threads spend their time waiting for each other
 
@@ -19,11 +20,23 @@ def shared() -> Path:
     return folder
 
 
+def published_state(shared: Path, network: str) -> dict[str, Tensor]:
+    """The state that the golden outputs were computed with."""
+    spec = importlib.util.spec_from_file_location("make_checkpoint", shared / "reference" / "make_checkpoint.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.state_dict(network)
+
+
 def official_state(encoder: str) -> dict[str, Tensor]:
     """A state with the official names, built here; the golden tests check those names against the official list."""
     torch.manual_seed(0)
-    state = {official_name(name): tensor for name, tensor in MidasSmall(encoder).state_dict().items()}
-    never_executed = {name: torch.zeros((512, 512, 3, 3) if "weight" in name else 512) for name in NEVER_EXECUTED}
+    state = {official_name("midas_small", name): tensor for name, tensor in MidasSmall(encoder).state_dict().items()}
+    never_executed = {
+        name: torch.zeros((512, 512, 3, 3) if "weight" in name else 512) for name in NEVER_EXECUTED["midas_small"]
+    }
     return {**state, **never_executed}
 
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mde.errors import MdeError
-from mde.models import load_model, read_metadata, save_model
-from mde.models.checkpoints import NEVER_EXECUTED, load_official, official_name
+from mde.models import load_model, read_metadata, save_model, trained_size
+from mde.models.checkpoints import load_official, provenance
 from mde.models.midas_small import MidasSmall
+from mde.models.official import NEVER_EXECUTED, official_name
 from tests.models.conftest import official_state
 
 IMAGE = torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(1))
@@ -154,7 +155,16 @@ def test_a_truncated_file_is_refused(model: MidasSmall, tmp_path: Path) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     for read in (load_model, read_metadata, load_official):
         with pytest.raises(MdeError, match="no such file"):
-            read(tmp_path / "none")
+            read(tmp_path / "none.safetensors")
+
+
+def test_what_weights_say_of_their_training_is_handed_on(model: MidasSmall, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "model.safetensors", input=[96, 128], licence="MIT", teachers=[])
+    assert provenance(tmp_path / "model.safetensors") == {"input": [96, 128], "licence": "MIT", "teachers": []}
+    assert provenance("midas")["licence"].startswith("MIT")
+    assert provenance("none") == {"trained_on": "none"}
+    assert trained_size(tmp_path / "model.safetensors") == (96, 128)
+    assert trained_size("imagenet") == (256, 256)
 
 
 def write_header(path: Path, tensors: dict[str, Tensor], header: str) -> None:
@@ -215,8 +225,8 @@ def test_official_files_load_and_name_their_own_encoder(encoder: str, wrap: str 
     model = load_official(tmp_path / "official.pt")
     assert model.encoder_name == encoder
     loaded = model.state_dict()
-    assert all(torch.equal(loaded[name], state[official_name(name)]) for name in loaded)
-    assert len(loaded) + len(NEVER_EXECUTED) == len(state)
+    assert all(torch.equal(loaded[name], state[official_name("midas_small", name)]) for name in loaded)
+    assert len(loaded) + len(NEVER_EXECUTED["midas_small"]) == len(state)
 
 
 def test_an_official_file_with_wrong_tensors_is_refused_by_their_names(tmp_path: Path) -> None:
@@ -237,7 +247,7 @@ def test_an_official_file_with_wrong_tensors_is_refused_by_their_names(tmp_path:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("pretrained.model.blocks.0.attn.qkv.weight", "DPT"),
+        ("pretrained.model.blocks.0.attn.qkv.weight", "does not fit dpt_large"),
         ("pretrained.layer2.0.conv1.weight", "ResNeXt"),
         ("pretrained.layer1.4.0.conv1.weight", "ResNeXt"),
         ("conv1.weight", "not a MiDaS checkpoint"),

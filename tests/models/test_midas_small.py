@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import socket
 from pathlib import Path
@@ -10,19 +9,16 @@ import torch
 from torch import nn
 
 from mde.errors import MdeError
-from mde.models.checkpoints import NEVER_EXECUTED, load_official, official_name
+from mde.models.checkpoints import load_official
 from mde.models.midas_small import ENCODERS, MidasSmall, SamePadConv2d
+from mde.models.official import NEVER_EXECUTED, official_name
+from tests.models.conftest import published_state
 
 
 @pytest.fixture(scope="module")
 def golden_checkpoint(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = importlib.util.spec_from_file_location("make_checkpoint", shared / "reference" / "make_checkpoint.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     path = tmp_path_factory.mktemp("golden") / "midas_small.pt"
-    torch.save(module.state_dict("midas_small"), path)
+    torch.save(published_state(shared, "midas_small"), path)
     return path
 
 
@@ -40,8 +36,10 @@ def test_output_is_the_published_networks(file: str, reference: bool, shared: Pa
 
 def test_official_names_and_shapes_are_the_published_ones(shared: Path) -> None:
     published = json.loads((shared / "reference" / "midas_small_state.json").read_text())
-    ours = {official_name(name): list(tensor.shape) for name, tensor in MidasSmall().state_dict().items()}
-    assert {name: shape for name, shape in published.items() if name not in NEVER_EXECUTED} == ours
+    ours = {
+        official_name("midas_small", name): list(tensor.shape) for name, tensor in MidasSmall().state_dict().items()
+    }
+    assert {name: shape for name, shape in published.items() if name not in NEVER_EXECUTED["midas_small"]} == ours
 
 
 def test_parameter_count_is_that_of_the_executed_network() -> None:

@@ -11,6 +11,7 @@ from mde.config import ImportanceConfig, PruneConfig, RecoveryConfig
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable, export_onnx
 from mde.models import build_model
+from mde.models.counts import multiply_adds
 from mde.pruning import Pruner
 from mde.pruning.board import layer_times
 from mde.pruning.channels import Limits, Search
@@ -19,7 +20,7 @@ from mde.pruning.importance import channel_importance
 from mde.pruning.profile import read_profile
 from mde.pruning.schedule import Schedule
 from mde.pruning.structure import channel_groups, keep_channels
-from mde.report.record import describe_model, multiply_adds
+from mde.report.record import describe_model
 
 torch.set_num_threads(1)
 SIZE = (64, 64)

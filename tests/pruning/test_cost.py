@@ -3,10 +3,10 @@ import copy
 import pytest
 import torch
 
+from mde.models.counts import multiply_adds
 from mde.models.midas_small import MidasSmall
 from mde.pruning.cost import cost, dense_widths, layers_of
 from mde.pruning.structure import channel_groups, keep_channels
-from mde.report.record import multiply_adds
 from tests.pruning.test_structure import lively, some
 
 SIZE = (64, 96)

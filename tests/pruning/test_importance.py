@@ -9,7 +9,7 @@ from torch import Tensor
 from mde.errors import MdeError
 from mde.models.midas_small import MidasSmall
 from mde.pruning.importance import channel_importance, image_gradients, weight_importance
-from mde.pruning.masks import convolution_weights
+from mde.pruning.masks import layer_weights
 from mde.pruning.structure import IN, ChannelGroup, channel_groups
 from tests.pruning.test_structure import EXPANSION, FUSED, HEAD, STEM, STREAM, images, lively, writing
 
@@ -109,7 +109,7 @@ def test_images_do_not_cancel_one_another():
     opposite = {name: -gradient for name, gradient in gradients.items()}
     once = channel_importance(model, groups, "taylor", [gradients])
     both = channel_importance(model, groups, "taylor", [gradients, opposite])
-    names = convolution_weights(model)
+    names = layer_weights(model)
     once |= weight_importance(model, names, "taylor", [gradients])
     both |= weight_importance(model, names, "taylor", [gradients, opposite])
     assert all(torch.allclose(both[name], 2 * score) for name, score in once.items())
@@ -167,7 +167,7 @@ def test_scores_are_finite_and_never_negative_also_where_a_layer_is_zero(kind):
         assert {name: score.shape for name, score in found.items()} == {g.name: (g.width,) for g in groups}
         scores += found.values()
     if kind != "batchnorm":
-        of_weights = weight_importance(model, convolution_weights(model), kind, gradients)
+        of_weights = weight_importance(model, layer_weights(model), kind, gradients)
         assert all(score.shape == model.get_parameter(name).shape for name, score in of_weights.items())
         scores += of_weights.values()
     assert all(score.isfinite().all() and (score >= 0).all() for score in scores)

@@ -9,7 +9,7 @@ from torch import Tensor
 from mde.errors import MdeError
 from mde.models.midas_small import MidasSmall
 from mde.pruning.importance import weight_importance
-from mde.pruning.masks import apply_masks, convolution_weights, fine_grained_masks, layer_masks, two_four_masks
+from mde.pruning.masks import apply_masks, fine_grained_masks, layer_masks, layer_weights, two_four_masks
 from mde.pruning.structure import channel_groups, keep_channels
 from tests.pruning.test_structure import lively, output_of
 
@@ -29,7 +29,7 @@ def without_zeros(encoder: str = "lite0") -> MidasSmall:
 
 
 def scores_of(model: MidasSmall, kind: str = "l1") -> dict[str, Tensor]:
-    return weight_importance(model, convolution_weights(model), kind)
+    return weight_importance(model, layer_weights(model), kind)
 
 
 def parameters(model: MidasSmall) -> int:
@@ -65,7 +65,7 @@ def test_one_ranking_keeps_exactly_what_was_asked_for(sparsity, kind):
 @pytest.mark.parametrize("sparsity", [0.3, 0.95])
 def test_one_ranking_keeps_the_largest_of_the_whole_network(sparsity):
     model = without_zeros()
-    names = convolution_weights(model)
+    names = layer_weights(model)
     weights = np.concatenate([model.get_parameter(name).detach().numpy().ravel() for name in names])
     others = parameters(model) - weights.size
     masks = prune(model, sparsity)
@@ -79,7 +79,7 @@ def test_one_ranking_keeps_the_largest_of_the_whole_network(sparsity):
 
 def test_layer_scope_keeps_the_same_share_of_every_layer_and_there_the_largest():
     model = without_zeros()
-    weights = {name: model.get_parameter(name).detach().abs() for name in convolution_weights(model)}
+    weights = {name: model.get_parameter(name).detach().abs() for name in layer_weights(model)}
     weights = {name: weight.clone() for name, weight in weights.items()}
     masks = prune(model, 0.7, "layer")
     total = sum(weight.numel() for weight in weights.values())
@@ -94,8 +94,8 @@ def test_layer_scope_keeps_the_same_share_of_every_layer_and_there_the_largest()
 
 def test_lamp_leaves_every_layer_a_weight():
     model = without_zeros()
-    others = parameters(model) - sum(model.get_parameter(name).numel() for name in convolution_weights(model))
-    names = convolution_weights(model)
+    others = parameters(model) - sum(model.get_parameter(name).numel() for name in layer_weights(model))
+    names = layer_weights(model)
     scores = scores_of(model, "lamp")
     masks = fine_grained_masks(
         model, scores, 1 - (others + 2 * len(names)) / parameters(model), parameters(model), "global"
@@ -109,10 +109,10 @@ def test_what_is_zero_already_counts_as_pruned(scope):
     model = without_zeros()
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for name in convolution_weights(model):
+        for name in layer_weights(model):
             weight = model.get_parameter(name)
             weight[torch.rand(weight.shape, generator=random) < 0.4] = 0
-    zeros = {name: model.get_parameter(name).detach() == 0 for name in convolution_weights(model)}
+    zeros = {name: model.get_parameter(name).detach() == 0 for name in layer_weights(model)}
     # A criterion that takes zeros for important, as any does for which gradients count alone.
     scores = {name: torch.rand(zero.shape, generator=random) + zero for name, zero in zeros.items()}
     masks = fine_grained_masks(model, scores, 0.6, parameters(model), scope)
@@ -132,7 +132,7 @@ def test_pruning_on_only_ever_adds_zeros():
 
 def test_more_than_all_weights_cannot_go():
     model = without_zeros()
-    with pytest.raises(MdeError, match="BatchNorms and biases") as caught:
+    with pytest.raises(MdeError, match="norms, biases, embeddings and") as caught:
         prune(model, 0.9999)
     assert "\n" not in str(caught.value)
     with pytest.raises(MdeError, match="scope=local"):
@@ -155,7 +155,7 @@ def test_two_of_every_four_input_channels_stay_the_largest():
 def test_two_of_four_leaves_out_the_stem_depthwise_layers_and_the_head():
     model = without_zeros()
     masks = two_four_masks(model, scores_of(model))
-    for name in convolution_weights(model):
+    for name in layer_weights(model):
         convolution = model.get_submodule(name.removesuffix(".weight"))
         left_out = name == "encoder.conv_stem.weight" or convolution.groups != 1 or name.startswith("decoder.head.")
         assert (name in masks) != left_out
@@ -164,9 +164,7 @@ def test_two_of_four_leaves_out_the_stem_depthwise_layers_and_the_head():
 
 def slow_layers(model: MidasSmall, sparsity: float, rule: str) -> set[str]:
     """Adds one layer after another, the weakest first, and remembers the best set so far."""
-    order = sorted(
-        convolution_weights(model), key=lambda name: np.abs(model.get_parameter(name).detach()).mean().item()
-    )
+    order = sorted(layer_weights(model), key=lambda name: np.abs(model.get_parameter(name).detach()).mean().item())
     best, nearest = [], sparsity
     for count in range(len(order) + 1):
         gone = sum(model.get_parameter(name).numel() for name in order[:count])
@@ -184,7 +182,7 @@ def test_the_weakest_layers_go_as_a_whole(sparsity, rule):
     assert set(masks) == slow_layers(model, sparsity, rule)
     apply_masks(model, masks)
     assert all(not model.get_parameter(name).any() for name in masks)
-    assert all(model.get_parameter(name).all() for name in set(convolution_weights(model)) - set(masks))
+    assert all(model.get_parameter(name).all() for name in set(layer_weights(model)) - set(masks))
 
 
 def test_an_unknown_rule_is_an_error():

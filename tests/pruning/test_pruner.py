@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from mde.config import ImportanceConfig, PruneConfig, RecoveryConfig
-from mde.models import build_model, load_model, save_model
+from mde.models import build_model, load_model, read_metadata, save_model
+from mde.models.counts import multiply_adds
 from mde.pruning import Pruner, build_pruner, pruner
 from mde.pruning.channels import Limits, Search
 from mde.pruning.cost import cost, layers_of
 from mde.pruning.importance import channel_importance
 from mde.pruning.schedule import Schedule
 from mde.pruning.structure import channel_groups, keep_channels
-from mde.report.record import multiply_adds
 from mde.training.trainer import LAST
 from tests.conftest import TINY, train_command
 from tests.test_config import composed
@@ -35,7 +35,7 @@ def trained(tmp_path):
     """A checkpoint; its weights are random, which does not matter here."""
     torch.manual_seed(0)
     path = tmp_path / "trained.safetensors"
-    save_model(build_model("midas_small", encoder="lite0"), path, input=[64, 64])
+    save_model(build_model("midas_small", encoder="lite0"), path, input=[64, 64], licence="of its teacher")
     return path
 
 
@@ -72,27 +72,27 @@ def test_a_run_from_untrained_weights_trains_dense_then_prunes_and_says_so(run_t
 
 @pytest.mark.parametrize("kind", ["channel", "fine_grained"])
 def test_a_run_killed_in_mid_schedule_ends_with_the_same_network_as_one_that_was_not(run_train, tiny, tmp_path, kind):
-    options = [*tiny, f"prune={kind}", "sparsity=0.4", "schedule=cubic", "schedule.start=2", "schedule.end=10"]
-    options += ["schedule.interval=2", "trainer.max_steps=12", "importance=l1", "recovery.batchnorm_images=2"]
+    options = [*tiny, f"prune={kind}", "sparsity=0.4", "schedule=cubic", "schedule.start=2", "schedule.end=6"]
+    options += ["schedule.interval=2", "trainer.max_steps=8", "importance=l1", "recovery.batchnorm_images=2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run_train(*options, f"hydra.run.dir={whole}").returncode == 0
     each_step = "trainer.checkpoint_minutes=0.00001"
     command = train_command(*options, each_step, f"hydra.run.dir={killed}")
     process = subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     for line in process.stdout:
-        if "step 6: pruned" in line:
+        if "step 4: pruned" in line:
             break
     checkpoint, before = killed / "checkpoints/last.ckpt", time.monotonic()
-    while torch.load(checkpoint, weights_only=True)["global_step"] < 7 and time.monotonic() - before < 60:
+    while torch.load(checkpoint, weights_only=True)["global_step"] < 5 and time.monotonic() - before < 60:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert torch.load(checkpoint, weights_only=True)["global_step"] < 11, "killed too late to show anything"
+    assert torch.load(checkpoint, weights_only=True)["global_step"] < 7, "killed too late to show anything"
     resumed = run_train(f"resume={killed}")
     assert resumed.returncode == 0, resumed.stderr
-    assert "step 6: pruned" not in resumed.stdout, "done already"
-    assert "step 10: pruned" in resumed.stdout
+    assert "step 4: pruned" not in resumed.stdout, "done already"
+    assert "step 6: pruned" in resumed.stdout
     expected, found = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
@@ -105,6 +105,7 @@ def test_masked_weights_stay_zero_while_the_others_train(run_train, tiny, traine
     options = ["prune=fine_grained", "prune.scope=layer", "sparsity=0.9", "trainer.max_steps=3", "importance=l1"]
     record = prune(run_train, tiny, trained, tmp_path, *options, "recovery.batchnorm_images=2")
     assert record["model"]["sparsity"] == pytest.approx(0.9, abs=0.001)
+    assert read_metadata(tmp_path / "pruned/model.safetensors")["licence"] == "of its teacher"
     before, after = load_file(trained), load_file(tmp_path / "pruned/model.safetensors")
     for name, tensor in after.items():
         if tensor.ndim == 4 and "decoder" in name:

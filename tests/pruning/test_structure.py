@@ -314,18 +314,19 @@ class Small(DepthNetwork):
         super().__init__()
         self.fault = fault
         self.one, self.two = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
-        self.last = nn.Conv2d(8 if fault == "concatenates" else 4, 1, 1)
+        self.last = nn.Conv2d(8 if fault == "repeats" else 4, 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        if self.fault == "concatenates":
-            return self.last(torch.cat([self.one(image), self.two(image)], dim=1))
+        if self.fault == "repeats":
+            one = self.one(image)
+            return self.last(torch.cat([one, one], dim=1))
         raise RuntimeError("one line\nand another" if self.fault == "fails at length" else "a fault")
 
 
 @pytest.mark.parametrize(
     "fault",
     [
-        "concatenates",
+        "repeats",
         "fails",
         "fails at length",
     ],

@@ -53,12 +53,10 @@ def run(tmp_path: Path, root: Path, devices: int) -> dict:
     return torch.load(out, weights_only=True)
 
 
-@pytest.mark.parametrize("blind", [False, True], ids=["all frames valid", "one rank without a valid pixel"])
-def test_two_processes_give_the_losses_and_weights_of_one(tmp_path, blind):
+def test_two_processes_give_the_losses_and_weights_of_one(tmp_path):
     root = write_frames(tmp_path / "tiny", frames=12)
-    if blind:  # a third of each scene's frames has no depth at all
-        for path in sorted((root / "depth").iterdir())[:4]:
-            Image.new("I;16", (64, 48)).save(path)
+    for path in sorted((root / "depth").iterdir())[:4]:  # a third has no depth: one process may see none at all
+        Image.new("I;16", (64, 48)).save(path)
     one, two = run(tmp_path, root, 1), run(tmp_path, root, 2)
     assert len(one["losses"]) == 5
     assert one["losses"] == pytest.approx(two["losses"], rel=1e-6)

@@ -29,6 +29,8 @@ def test_a_run_leaves_everything_the_contract_names(run_train, frames_folder, tm
     saved = load_model(run_dir / "model.safetensors")
     assert record["model"]["parameters"] == sum(parameter.numel() for parameter in saved.parameters())
     assert record["model"]["file_bytes"] == (run_dir / "model.safetensors").stat().st_size
+    statistics = [tensor for name, tensor in saved.state_dict().items() if name.endswith("running_mean")]
+    assert all(mean.any() for mean in statistics), "weights=none: there were none to be kept frozen"
     assert record["quality"].keys() == {"tiny"}
     assert record["quality"]["tiny"].keys() >= QUALITY
     assert record["quality"]["tiny"]["alignment"] == "per_frame"

@@ -28,7 +28,7 @@ def l515(depth: Tensor, image: Tensor, intrinsics: Tensor, generator: torch.Gene
     known = torch.isfinite(depth) & (depth > 0)
     clean = torch.where(known, depth, 0.0)
     noise, mix, drop = (torch.randn(shape, generator=generator), *torch.rand(2, *shape, generator=generator))
-    edge, far_side = _edges(clean)
+    edge, far_side = depth_edges(clean)
     tail = edge & (mix < 0.35)
     measured = torch.where(tail, clean + (far_side - clean) * mix / 0.35, clean)
     cosine = _incidence(clean, intrinsics)
@@ -44,7 +44,7 @@ def l515(depth: Tensor, image: Tensor, intrinsics: Tensor, generator: torch.Gene
     return torch.where(valid, torch.round(measured / L515_UNIT) * L515_UNIT, 0.0)
 
 
-def _edges(depth: Tensor) -> tuple[Tensor, Tensor]:
+def depth_edges(depth: Tensor) -> tuple[Tensor, Tensor]:
     """True where a neighbour differs by more than 5 %, and the deepest neighbour. Zeros (unknown) are no edge."""
     deepest = F.max_pool2d(depth, 3, 1, 1)
     known = torch.where(depth > 0, depth, torch.inf)

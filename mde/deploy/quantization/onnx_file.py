@@ -60,7 +60,7 @@ def quantize_onnx(
             per_channel=True,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=excluded + between_floats(nodes, excluded),
+            nodes_to_exclude=excluded + between_floats(nodes, excluded) + _shifts(graph),
             extra_options={"ActivationSymmetric": symmetric, "QuantizeBias": not symmetric},
         )
         result = onnx.load(quantized)
@@ -212,6 +212,14 @@ def _save(graph: onnx.ModelProto, path: Path) -> None:
     onnx.checker.check_model(graph)
     with atomic_file(path) as file:
         file.write(graph.SerializeToString())
+
+
+def _shifts(graph: onnx.ModelProto) -> list[str]:
+    """The additions of a constant, in GELU or as a linear layer's bias: TensorRT refuses a constant that is rounded for
+    anything but a convolution, and linear layers are in float.
+    """
+    constants = {tensor.name for tensor in graph.graph.initializer}
+    return [node.name for node in graph.graph.node if node.op_type == "Add" and not constants.isdisjoint(node.input)]
 
 
 def _convolutions(graph: onnx.ModelProto) -> list[onnx.NodeProto]:

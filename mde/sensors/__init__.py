@@ -1,0 +1,1 @@
+"""Depth sensors: live, recorded or emulated."""
