@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
-.PHONY: demo test install clean
+.PHONY: demo test results install clean
 
 install: $(INSTALLED)
 
@@ -31,6 +31,9 @@ demo: install
 	$(PY) deploy.py "compare=[outputs/demo/train/model.safetensors,outputs/demo/prune/model.safetensors,$$(echo \
 	    outputs/demo/deploy/*target-onnxruntime*/model.onnx),$$(echo outputs/demo/deploy/*target-openvino*/model.xml)]" \
 	    data.test=64 hydra.run.dir=outputs/demo
+
+results: install
+	$(PY) benchmarks/results.py
 
 test: install
 	$(PY) -m pytest -n 2 --dist worksteal

@@ -110,8 +110,9 @@ class LossConfig:
 class OptimizerConfig:
     """AdamW, linear warm-up, cosine decay to zero."""
 
-    encoder_lr: float = 4e-4
-    decoder_lr: float = 1e-3
+    # null: these for a decoder that knows nothing yet, half of them for trained weights
+    encoder_lr: float | None = 4e-4
+    decoder_lr: float | None = 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 40
     gradient_clip: float = 1.0  # largest norm of the gradient; 0: off
@@ -214,9 +215,11 @@ class TrainConfig:
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     sparsity: float | None = None  # share of the parameters that pruning removes or zeroes
-    weights: str = "imagenet"  # none | midas | imagenet | PATH
+    weights: str = "shipped"  # none | midas | imagenet | shipped | PATH
     teacher: str | None = None  # a network's file to learn from: .safetensors, .pt, .onnx, .tflite, .xml or .engine
-    size: list[int] = field(default_factory=lambda: [256, 256])  # height, width: multiples of 32
+    size: list[int] | None = (
+        None  # height, width: multiples of 32; null: what the weights were trained at, else 160 x 224
+    )
     batch_size: int = 8  # over all devices
     workers: int = 1
     seed: int = 0
@@ -229,8 +232,7 @@ class TrainConfig:
 class PruneRunConfig(TrainConfig):
     """`prune.py`: a trained network in, a pruned one out."""
 
-    checkpoint: str = MISSING  # midas | imagenet | PATH
-    size: list[int] | None = None  # type: ignore[assignment]  # null: what the network was trained at
+    checkpoint: str = "shipped"  # midas | imagenet | shipped | PATH
 
 
 @dataclass
@@ -262,7 +264,7 @@ class DeviceConfig:
 class DeployConfig:
     """`deploy.py`: a network in, a verified file for an engine out. Or files side by side."""
 
-    checkpoint: str | None = None  # midas | imagenet | PATH
+    checkpoint: str | None = "shipped"  # midas | imagenet | shipped | PATH; null: for data=l515 alone
     compare: list[str] = field(default_factory=list)  # instead: files of networks, evaluated and timed together
     model: ModelConfig = field(default_factory=ModelConfig)
     data: Any = MISSING

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mde.deploy.quantization.fake import activation_scales
-from mde.models import save_model
+from mde.models import read_metadata, save_model
 from tests.conftest import TINY, call, write_frames
 from tests.export import random_network
 
@@ -78,6 +78,12 @@ def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_trai
     assert not {"replica", "tartanair"} & results["mine"].keys()
     row = next(line for line in printed.splitlines() if line.startswith("| redwood"))
     assert row.rstrip(" |").endswith("*")
+    texts = ["--title", "Tiny", "--licence", "As redwood's.", "--limits", "Useless."]
+    card = run("benchmarks/ship.py", "tiny", str(run_dir), *texts, "--out", str(tmp_path))
+    assert card.startswith("# Tiny\n\n**Licence.** As redwood's.")
+    assert "python train.py data=folder data.root=$MDE_SHARED/data/redwood" in card
+    assert "| redwood\\* | 4 |" in card
+    assert read_metadata(tmp_path / "tiny.safetensors")["licence"] == "As redwood's."
 
 
 def test_the_quantization_benchmark_has_a_row_for_every_way(tmp_path):

@@ -51,8 +51,7 @@ def test_every_choice_of_every_group_composes_and_resolves(script: str, path: Pa
     needed = {"mix": ["data.parts.folder.root=/x"], "synthetic": [], "l515": ["data.source=/x"]}
     needed["mix_photos"] = ["data.parts.photos.root=/x"]
     root = needed.get(path.stem, ["data.root=/x"]) if path.parent.name == "data" else []
-    checkpoint = ["checkpoint=/x"] if script != "train" else []
-    config = composed(f"{path.parent.name}={path.stem}", *root, *checkpoint, script=script)
+    config = composed(f"{path.parent.name}={path.stem}", *root, script=script)
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 

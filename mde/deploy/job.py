@@ -30,6 +30,7 @@ from mde.jetson.cudart import present_device
 from mde.models import build_model, read_metadata, save_model, trained_size
 from mde.models.checkpoints import provenance
 from mde.models.network import DepthNetwork, check_size
+from mde.models.shipped import located
 from mde.report.page import write_report
 from mde.report.record import describe_model, write_record
 from mde.report.terminal import say
@@ -102,7 +103,7 @@ def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
     config.size = list(size)  # synthetic frames are rendered at it
     model = build_model(**config.model, weights=config.checkpoint)
     splits: Splits = instantiate(config.data)
-    scales = read_scales(Path(config.checkpoint)) if config.quantize.kind == "qat" else None
+    scales = read_scales(Path(located(config.checkpoint))) if config.quantize.kind == "qat" else None
     file, about = run_dir / "model.safetensors", provenance(config.checkpoint)
     save_model(model, file, **about | {"parent": config.checkpoint, "input": list(size)})
     network = expected = load_runtime(file, threads=config.threads)

@@ -8,6 +8,11 @@ from hydra.types import RunMode
 from mde.errors import MdeError
 
 
+def given(option: str) -> bool:
+    """Whether the command line sets the option or group."""
+    return any(override.lstrip("+~").partition("=")[0] == option for override in HydraConfig.get().overrides.task)
+
+
 def only(options: Collection[str], what: str) -> None:
     """MdeError when the command line gives an option or group that is not among `options`, or -m.
 

@@ -22,7 +22,7 @@ from mde.deploy.calibrate import calibrate, first_frames
 from mde.deploy.compare import Candidate, left, out_on_error, short_names
 from mde.deploy.job import build, check_job, prepare, recorded
 from mde.deploy.observed import FrameTable, Observed, spread_of
-from mde.deploy.options import only
+from mde.deploy.options import given, only
 from mde.deploy.predict import DEPLOYED, Predictor
 from mde.deploy.runtime import Runtime
 from mde.deploy.view import new_view
@@ -39,8 +39,8 @@ from mde.sensors.recorder import BundleRecorder, FolderRecorder, Recorder
 from mde.sensors.source import open_sensor
 
 SHOWN = 6  # frames in the picture sheet, at most
-WATCHING = {"record", "view", "data"}
-OBSERVING = WATCHING | {"checkpoint", "compare", "calibrate", "threads", "seed"}
+WATCHING = {"record", "view", "data", "checkpoint"}
+OBSERVING = WATCHING | {"compare", "calibrate", "threads", "seed"}
 EXPORTING = OBSERVING | {"model", "target", "quantize", "size", "parity_frames"}
 
 
@@ -51,6 +51,8 @@ def observe(config: DictConfig) -> Path:
     network that failed.
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
+    if config.compare or (config.record is not None and not any(map(given, ("checkpoint", "calibrate", "view")))):
+        config.checkpoint = None  # the shipped network has no part in it
     check_options(config)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)  # of pre- and post-processing, whatever the engines
@@ -96,7 +98,7 @@ def check_options(config: DictConfig) -> None:
         only(WATCHING, "data=l515 without a network")
     else:
         raise MdeError(
-            "data=l515: give checkpoint=PATH or compare=[FILE,...] to evaluate, record=PATH to record, view= to watch"
+            "data=l515 checkpoint=null: give compare=[FILE,...] to evaluate, record=PATH to record, view= to watch"
         )
     if config.record is not None and Path(config.record).suffix in RECORDINGS and config.data.source != LIVE:
         raise MdeError(f"record={config.record}: is written of a live camera; of a recording, a folder or a .npz")

@@ -13,8 +13,10 @@ from mde.models.download import official_midas
 from mde.models.imagenet import load_imagenet_encoder
 from mde.models.network import DepthNetwork
 from mde.models.registry import DEFAULT, find_network, suggest
+from mde.models.shipped import SHIPPED, located
 
-SOURCES = ("none", "midas", "imagenet")
+SOURCES = ("none", "midas", "imagenet", SHIPPED)
+UNTRAINED = ("none", "imagenet")  # whose decoder knows nothing
 
 
 def build_model(
@@ -23,16 +25,18 @@ def build_model(
     """A network in eval mode.
 
     name       one of NETWORKS; None: what the weights hold, midas_small where they leave it open
-    weights    None or "none" (random), "midas" (official, downloaded once), "imagenet" (encoder only), or the path of
-               an official `.pt` or of an own `.safetensors` file; a file decides encoder and widths itself
+    weights    None or "none" (random), "midas" (official, downloaded once), "imagenet" (encoder only), "shipped" (the
+               dense one of `weights/`), or the path of an official `.pt` or of an own `.safetensors` file; a file
+               decides encoder and widths itself
     reference  true keeps the published order of operations, where a network has another, see `Fusion`; for every source
     options    the network's own, such as encoder="lite0"; None leaves the choice to the file or the network's default;
                MdeError when a file holds another
     """
-    opened = None if weights in (None, *SOURCES) else network_in(Path(weights), reference)
+    file = None if weights is None else located(weights)
+    opened = None if file in (None, *SOURCES) else network_in(Path(file), reference)
     if opened is not None and name not in (None, opened.name):
         find_network(name)  # an unknown name is reported as such
-        raise MdeError(f"{weights}: holds {opened.name}, not {name}; set model={opened.name}")
+        raise MdeError(f"weights={weights}: holds {opened.name}, not {name}; set model={opened.name}, or other weights")
     network = find_network(name or DEFAULT) if opened is None else type(opened)
     options = {option: value for option, value in options.items() if value is not None}
     known = inspect.signature(network).parameters
@@ -59,7 +63,7 @@ def check_options(model: DepthNetwork, options: dict[str, Any], weights: object)
         if model.options[option] != wanted:
             raise MdeError(
                 f"model.{option}={wanted}: weights={weights} holds {option}={model.options[option]}; "
-                f"leave model.{option} out, the file decides"
+                f"leave model.{option} out, or start from other weights"
             )
 
 

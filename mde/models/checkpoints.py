@@ -20,6 +20,7 @@ from mde.models.midas_small import ENCODERS
 from mde.models.network import DepthNetwork
 from mde.models.official import LICENCE, NEVER_EXECUTED, TRAINED_ON, network_of, official_name, transformer_blocks
 from mde.models.registry import DEFAULT, find_network
+from mde.models.shipped import located
 
 METADATA_KEY = "mde"
 RESERVED = ("network", "options", "mean", "std")
@@ -61,6 +62,7 @@ def provenance(weights: str | os.PathLike[str]) -> dict[str, Any]:
     """What `weights` (as `build_model` takes them) say of their training, to be handed on."""
     if weights == "midas":
         return {"trained_on": TRAINED_ON, "licence": LICENCE}
+    weights = located(weights)
     if not Path(weights).suffix:
         return {"trained_on": weights}
     return {name: entry for name, entry in read_metadata(weights).items() if name not in RESERVED}
@@ -72,6 +74,7 @@ def trained_size(checkpoint: str | os.PathLike[str], network: str | None = None)
 
     network  as `build_model`'s name, where `checkpoint` is no file
     """
+    checkpoint = located(checkpoint)
     about: dict[str, Any] = read_metadata(checkpoint) if Path(checkpoint).suffix else {"network": network or DEFAULT}
     height, width = about.get("input", find_network(about["network"]).published_size)
     return height, width

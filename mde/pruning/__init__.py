@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mde.config import ImportanceConfig, PruneConfig, RecoveryConfig
 from mde.errors import MdeError
+from mde.models.build import UNTRAINED
 from mde.pruning.pruner import Pruner
 from mde.pruning.schedule import Schedule
 from mde.report.terminal import say
@@ -15,7 +16,6 @@ __all__ = ["Pruner", "build_pruner"]
 
 KINDS = ("none", "channel", "fine_grained", "two_four", "layer")
 CRITERIA = {"channel": ("l1", "l2", "batchnorm", "taylor"), "fine_grained": ("l1", "l2", "lamp", "taylor")}
-UNTRAINED = ("none", "imagenet")  # weights whose decoder knows nothing
 
 
 def build_pruner(config: DictConfig, run_dir: Path) -> Pruner | None:

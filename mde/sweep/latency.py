@@ -1,5 +1,6 @@
 """The latency of a sweep's networks: measured one after the other when no job runs any more."""
 
+import hashlib
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -49,12 +50,12 @@ def measure(run_dirs: list[Path]) -> list[str]:
 
 def _measure_group(name: str, options: dict[str, Any], size: tuple[int, int], run_dirs: list[Path]) -> list[str]:
     graphs: dict[str, nn.Module] = {REFERENCE: build_model(name, **options)}
-    warmup, rounds = (1, 2) if os.environ.get("MDE_MAX_STEPS") else (5, 30)  # few: a test
+    short = bool(os.environ.get("MDE_MAX_STEPS"))  # a test
+    first: dict[str, str] = {}  # jobs that prune one network keep a copy of it each: it is measured once
+    same = {file: first.setdefault(_digest(file), str(file)) for run_dir in run_dirs for file in _networks(run_dir)}
     try:
-        for run_dir in run_dirs:
-            for file in _networks(run_dir):
-                graphs[str(file)] = deployable(load_model(file))
-        entries = measure_latency(graphs, size, warmup=warmup, rounds=rounds)
+        graphs |= {file: deployable(load_model(file)) for file in first.values()}
+        entries = measure_latency(graphs, size, warmup=1 if short else 5, rounds=2 if short else 30, memory=not short)
     except MdeError as error:
         if len(run_dirs) == 1:
             return [f"{run_dirs[0].name}: latency not measured: {error}"]
@@ -62,7 +63,7 @@ def _measure_group(name: str, options: dict[str, Any], size: tuple[int, int], ru
         return [line for run_dir in run_dirs for line in _measure_group(name, options, size, [run_dir])]
     problems = []
     for run_dir in run_dirs:
-        own, *before = (entries[str(file)] for file in _networks(run_dir))
+        own, *before = (entries[same[file]] for file in _networks(run_dir))
         record = read_record(run_dir) | {"latency": own, "reference_latency": entries[REFERENCE]}
         if before:
             record["before"]["latency"] = before[0]
@@ -83,6 +84,10 @@ def _log(run_dir: Path, record: dict[str, Any]) -> None:
     assert isinstance(config, DictConfig)
     log_latency(wandb_logger(config, run_dir).experiment, record)
     wandb.finish()
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _networks(run_dir: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from mde.errors import MdeError
 from mde.evaluation import frame_limit
 from mde.export.rewrites import fold_batchnorm
 from mde.models import save_model
+from mde.models.build import UNTRAINED
 from mde.training.callbacks import Compression
 from mde.training.module import BatchNorm, DepthModule
 
@@ -31,7 +32,7 @@ def build_quantization(config: DictConfig, run_dir: Path) -> "QuantizationAware 
             f"quantize=qat with prune={config.prune.kind}: prune first, then give the pruned network: "
             "train.py weights=PATH quantize=qat"
         )
-    if config.weights in ("none", "imagenet"):
+    if config.weights in UNTRAINED:
         raise MdeError(f"quantize=qat with weights={config.weights}: fine-tunes a trained network; give weights=PATH")
     if config.quantize.frames < 1:
         raise MdeError(f"quantize.frames={config.quantize.frames}: must be at least 1")

@@ -17,13 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from mde.benchmark import measure_latency
+from mde.config import OptimizerConfig
 from mde.data.datamodule import DepthData, parts_of
 from mde.data.sample import Frames, Splits
 from mde.deploy.quantization.fake import SCALES, load_fake_quantized
 from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, frame_limit, network_predictor, ramp_predictor, spread
 from mde.export.rewrites import deployable
-from mde.models import build_model, load_model, read_metadata, save_model
+from mde.models import build_model, load_model, read_metadata, save_model, trained_size
+from mde.models.build import UNTRAINED
 from mde.models.checkpoints import narrow_to, provenance
 from mde.models.network import DepthNetwork, check_size
 from mde.report.page import write_report
@@ -38,6 +40,8 @@ from mde.training.objective import Objective
 from mde.training.quantization import build_quantization
 from mde.training.teacher import Teacher, build_teacher, show, taught
 from mde.training.trainer import LAST, build_trainer, precision, uses_gpu
+
+SIZE = [160, 224]  # where neither the command line nor the weights say one: what two CPU cores train in minutes
 
 
 def train(config: DictConfig) -> Path:
@@ -69,10 +73,15 @@ def train(config: DictConfig) -> Path:
     if (run_dir / LAST).exists():
         narrow_like(model, run_dir / LAST)
     module, data = learning(config, trainer, model, splits, size, teacher)
-    described = describe_model(model, size) | {"trained_on": splits.name, "steps": config.trainer.max_steps}
+    described = describe_model(model, size) | {
+        "trained_on": trained_on(config.weights, splits),
+        "steps": config.trainer.max_steps,
+    }
     record = new_record("running", parent=config.weights, model=described, notes=[splits.note] if splits.note else [])
     record |= {"teacher": config.teacher or "", "teachers": teachers_of(config.weights, teacher)}
     record["licence"] = provenance(config.weights).get("licence")  # read now: the file may be gone at the end
+    if config.resume:  # how it began; this command only goes on
+        record["environment"]["command"] = read_record(run_dir)["environment"]["command"]
     if teacher:
         record["notes"].append(f"Teacher: {teacher.name}; licence: {teacher.about['licence']}.")
     if trainer.is_global_zero:
@@ -135,6 +144,12 @@ def learning(
         beforehand=partial(show, teacher, splits.train, config.workers) if teacher else None,
     )
     return module, data
+
+
+def trained_on(weights: str, splits: Splits) -> str:
+    """The sets that the network learned from, joined by "+", those of the weights that it began with first."""
+    before = [] if weights in UNTRAINED else str(provenance(weights).get("trained_on", "not stated")).split("+")
+    return "+".join(dict.fromkeys([*before, *splits.name.split("+")]))
 
 
 def teachers_of(weights: str, teacher: Teacher | None) -> list[dict[str, Any]]:
@@ -228,7 +243,8 @@ def known_qualities(config: DictConfig, dense: DepthNetwork, sets: list[Frames])
     if origin.suffix != ".safetensors" or not (origin.parent / "metrics.json").exists():
         return {}
     record, tensors = read_record(origin.parent), load_model(origin).state_dict()
-    if "deployment" in record or SCALES in read_metadata(origin):  # what it found is the accuracy in INT8
+    rounded = record.get("deployment", {}).get("precision", "fp32") != "fp32" or SCALES in read_metadata(origin)
+    if rounded:  # what it found is no accuracy of the floats in `weights`
         return {}
     same = all(torch.equal(tensor, tensors[name]) for name, tensor in dense.state_dict().items() if name in tensors)
     if not same or record["status"] != "complete" or record["model"]["input"] != list(config.size):
@@ -258,7 +274,9 @@ def add_latency(record: dict[str, Any], model: DepthNetwork, dense: DepthNetwork
     """Measures network, dense network and the published graph side by side, and puts their times into the record."""
     graphs: dict[str, nn.Module] = {"reference": build_model(model.name, **model.options | {"reference": True})}
     graphs |= {"before": deployable(dense)} if dense is not None else {}
-    latency = measure_latency(graphs | {"model": deployable(model)}, size, rounds=min(30, frame_limit() or 30))
+    limit = frame_limit()  # a test: few rounds, and no processes to measure memory in
+    graphs |= {"model": deployable(model)}
+    latency = measure_latency(graphs, size, rounds=min(30, limit or 30), memory=limit is None)
     record["latency"] = latency["model"]
     record["reference_latency"] = latency["reference"]
     if dense is not None:
@@ -275,8 +293,7 @@ def prepared(config: DictConfig) -> DictConfig:
         config = resumed(config)
     config.trainer.precision = precision(config.trainer)
     config.logger.group = config.logger.group  # kept as it is now: a resumed run is no job of a sweep any more
-    if config.loss.start_steps is None:
-        config.loss.start_steps = 100 if config.weights in ("none", "imagenet") else 0
+    fill_in(config)
     if limit := os.environ.get("MDE_MAX_STEPS"):
         config.trainer.max_steps = min(config.trainer.max_steps, int(limit))
     check_size(config.size)
@@ -290,6 +307,18 @@ def prepared(config: DictConfig) -> DictConfig:
         if OmegaConf.select(config, option) < least:
             raise MdeError(f"{option}={OmegaConf.select(config, option)}: must be at least {least}")
     return config
+
+
+def fill_in(config: DictConfig) -> None:
+    """Replaces what null leaves to the weights: size, learning rates, and how long plain L1 leads."""
+    untrained = config.weights in UNTRAINED
+    if config.size is None:
+        config.size = SIZE if untrained else list(trained_size(config.weights, config.model.name))
+    if config.loss.start_steps is None:
+        config.loss.start_steps = 100 if untrained else 0
+    for option in ("encoder_lr", "decoder_lr"):
+        if config.optimizer[option] is None:
+            config.optimizer[option] = getattr(OptimizerConfig, option) * (1 if untrained else 0.5)
 
 
 def resumed(config: DictConfig) -> DictConfig:
@@ -324,6 +353,6 @@ def network_options(config: DictConfig) -> dict[str, Any]:
     train.
     """
     options = {name: value for name, value in config.model.items() if name != "name"}
-    if config.model.name in (None, "midas_small") and config.weights in ("none", "imagenet"):
+    if config.model.name in (None, "midas_small") and config.weights in UNTRAINED:
         options["encoder"] = options["encoder"] or "lite0"
     return options

@@ -85,7 +85,7 @@ def test_a_size_that_no_network_takes_is_one_line(deploy, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        ([], "nothing to deploy: give checkpoint=PATH, or compare="),
+        (["checkpoint=null"], "nothing to deploy: give checkpoint=PATH, or compare="),
         (["checkpoint=a", "parity_frames=0"], "parity_frames=0: must be at least 1"),
         (["checkpoint=a", "threads=0"], "threads=0: must be at least 1"),
         (["checkpoint=a", "target.opset=11", "quantize=int8"], "target.opset=11: has no scale per channel"),

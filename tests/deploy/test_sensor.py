@@ -258,7 +258,7 @@ def test_a_view_shows_what_is_seen(noisy, deployed, tmp_path):
         first = next(iter(stream)).rgb.astype(int)
     assert np.abs(tile - first).mean() < 12  # compressed
     assert height > 96  # a line of figures below
-    alone = [*command[1:], f"view={tmp_path / 'unseen.mp4'}", f"hydra.run.dir={tmp_path / 'c'}"]
+    alone = ["checkpoint=null", *command[1:], f"view={tmp_path / 'unseen.mp4'}", f"hydra.run.dir={tmp_path / 'c'}"]
     done = call(*alone, script="deploy.py")
     assert done.returncode == 0, done.stderr[-2000:]
     with av.open(str(tmp_path / "unseen.mp4")) as video:
@@ -286,6 +286,7 @@ def test_a_frame_without_depth_is_shown(noisy):
     [
         (["data.source=none.bag"], "no such file"),
         ([], "data.source has no value"),
+        (["data.source={noisy}", "checkpoint=null"], "to evaluate, record=PATH to record, view= to watch"),
         (["data.source={noisy}", "data.min_depth=9"], "must be less"),
         (["data.source={noisy}", "data.frames=0"], "at least 1"),
         (["data.source={noisy}", "data.min_depth=8.9"], "no frame has a depth"),

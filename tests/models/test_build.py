@@ -27,7 +27,7 @@ def test_an_option_of_none_leaves_the_choice() -> None:
         ({"name": "midas_smal"}, "did you mean midas_small"),
         ({"name": "x"}, "choose one of midas_small"),
         ({"weights": "imagnet"}, "did you mean imagenet"),
-        ({"weights": "shipped"}, "choose one of none, midas, imagenet"),
+        ({"weights": "shiped"}, r"did you mean shipped\? choose one of none, midas, imagenet, shipped"),
         ({"weights": "missing/model.safetensors"}, "no such file"),
         ({"encoder": "lite5"}, "choose one of lite0"),
         ({"colour": "red"}, "model.colour"),

@@ -265,7 +265,7 @@ def test_masks_hold_in_several_processes(run_train, tiny, tmp_path):
 
 
 def test_a_teachers_weight_falls_to_zero_sooner_where_it_is_half_trained():
-    config = composed("prune=channel", "sparsity=0.3", "trainer.max_steps=400")
+    config = composed("prune=channel", "sparsity=0.3", "trainer.max_steps=400", "weights=imagenet")
     build_pruner(config, Path("unused"))
     assert (config.schedule.start, config.schedule.end, config.recovery.fade) == (200, 200, 50)
     config = composed("prune=channel", "sparsity=0.3", "trainer.max_steps=400", "weights=/trained")

@@ -97,7 +97,7 @@ def test_what_cannot_be_trained_is_one_line(overrides: list[str], line: str, tmp
 
 def test_its_schedule_is_its_own_unless_asked_otherwise() -> None:
     config = composed("quantize=qat", "optimizer.decoder_lr=1")
-    assert config.optimizer.encoder_lr < composed().optimizer.encoder_lr / 10
+    assert config.optimizer.encoder_lr < OptimizerConfig().encoder_lr / 10
     assert config.trainer.max_steps < composed().trainer.max_steps
     assert config.optimizer.decoder_lr == 1
 

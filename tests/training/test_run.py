@@ -11,8 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mde.models import load_model
+from mde.config import OptimizerConfig
+from mde.data.sample import Splits
+from mde.errors import MdeError
+from mde.models import build_model, load_model, save_model
+from mde.pruning.run import prune
+from mde.training.run import fill_in, trained_on
 from tests.conftest import TINY, train_command
+from tests.test_config import composed
 
 ERRORS = {"rmse", "mae", "abs_rel", "delta1", "delta2", "delta3", "pooled_rmse"}
 QUALITY = ERRORS | {"protocol", "alignment", "frames", "coverage", "negative_scale_frames"}
@@ -133,3 +139,31 @@ def test_the_papers_fine_tuning_shows_its_failure(run_train, frames_folder, tmp_
     assert (entry["protocol"], entry["alignment"], entry["delta1"]) == ("raw", "none", None)
     assert entry["rmse"] > 500  # inverse depth of about 1 against depth in millimetres
     assert "counts of the depth image" in Path(run_dir / "report.html").read_text()
+
+
+def test_what_null_leaves_to_the_weights(tmp_path):
+    """Trained weights bring their size and are trained on in smaller steps."""
+    path = tmp_path / "model.safetensors"
+    save_model(build_model("midas_small", encoder="lite0"), path, input=[64, 96], trained_on="a+b")
+    fresh, trained = composed("weights=imagenet"), composed(f"weights={path}")
+    for config in (fresh, trained):
+        fill_in(config)
+    assert (list(fresh.size), list(trained.size)) == ([160, 224], [64, 96])
+    assert (fresh.loss.start_steps, trained.loss.start_steps) == (100, 0)
+    assert fresh.optimizer.encoder_lr == 2 * trained.optimizer.encoder_lr == OptimizerConfig.encoder_lr
+    given = composed(f"weights={path}", "size=[32,32]", "optimizer.decoder_lr=1e-5", "loss.start_steps=3")
+    fill_in(given)
+    assert (list(given.size), given.optimizer.decoder_lr, given.loss.start_steps) == ([32, 32], 1e-5, 3)
+
+
+def test_a_network_learned_from_what_its_weights_learned_from(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(build_model("midas_small", encoder="lite0"), path, input=[64, 96], trained_on="a+b")
+    splits = Splits("b+c", [], [])
+    assert trained_on(str(path), splits) == "a+b+c"
+    assert trained_on("imagenet", splits) == trained_on("none", splits) == "b+c"
+
+
+def test_what_is_pruned_is_the_checkpoint(tmp_path):
+    with pytest.raises(MdeError, match="weights=imagenet: what is pruned is checkpoint=shipped; leave it out"):
+        prune(composed("prune=channel", "sparsity=0.5", "weights=imagenet", script="prune"))

@@ -1,0 +1,123 @@
+"""What moves accuracy: short trainings that differ in one thing, judged on the frames that may decide.
+
+    python benchmarks/ablation.py               # the rows that are not there yet; five minutes each on two cores
+    python benchmarks/ablation.py --write       # only the table in docs/results.md, from what there is
+    python benchmarks/ablation.py --only size   # rows whose name holds this
+
+Choices are made on a tenth of NYU's training scenes (train.py's validation part), on redkitchen and on every second
+KITTI scene. So that nothing else can decide, the runs are shown no other frames: links to the training part of NYU and
+to half of KITTI are laid under outputs/ablation/frames.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from results import ROOT, SHARED, rows, slug, write
+
+from mde.data.folder import FolderFrames
+from mde.data.holdout import hold_out
+from mde.report.record import read_record
+
+OUT = Path("outputs/ablation")
+FRAMES = OUT / "frames"
+NYU, HELD_OUT, KITTI, KITCHEN = FRAMES / "nyu", FRAMES / "held_out", FRAMES / "kitti", f"{SHARED}/data/redkitchen"
+TEACHER = f"teacher={SHARED}/peers/fast_depth_224.tflite"
+FOLDER = f"data=folder data.root={NYU}"
+PHOTOS = (
+    f"data=mix_photos data@data.parts.labelled=folder data.parts.labelled.root={NYU} "
+    f"data.parts.photos.root={SHARED}/photos"
+)
+SYNTHETIC = "data=mix data.parts.folder.root={root} data.weights.synthetic={synthetic} data.weights.folder={folder}"
+BASE = "NYU, Lite 0, 160 x 224, 400 steps"
+ROWS = {
+    BASE: FOLDER,
+    "plain L1": f"{FOLDER} loss=l1",
+    "BatchNorm training": f"{FOLDER} trainer.freeze_batchnorm=false",
+    "encoder Lite 1": f"{FOLDER} model.encoder=lite1",
+    "encoder Lite 2": f"{FOLDER} model.encoder=lite2",
+    "size 192 x 192": f"{FOLDER} size=[192,192]",
+    "size 256 x 256": f"{FOLDER} size=[256,256]",
+    "1,000 steps": f"{FOLDER} trainer.max_steps=1000",
+    "FastDepth teaches": f"{FOLDER} {TEACHER}",
+    "FastDepth teaches, and half photos": f"{PHOTOS} {TEACHER}",
+    "half synthetic": SYNTHETIC.format(root=NYU, synthetic=0.5, folder=0.5),
+    "synthetic alone": "data=synthetic",
+    "synthetic alone, rooms": "data=synthetic data.world=rooms",
+    "synthetic alone, as an L515 measures": "data=synthetic data.sensor=l515",
+}
+
+
+def lay_links(source: Path, target: Path, keep: set[str]) -> None:
+    """A folder of the frames `keep` of another, as links, without its split."""
+    meta = json.loads((source / "meta.json").read_text())
+    for part in ("rgb", "depth"):
+        (target / part).mkdir(parents=True, exist_ok=True)
+        for file in (source / part).iterdir():
+            link = target / part / file.name
+            if file.stem in keep and not link.exists():
+                link.symlink_to(file.resolve())
+    meta["scenes"] = {frame: scene for frame, scene in meta["scenes"].items() if frame in keep}
+    meta["name"] = target.name
+    meta.pop("split", None)
+    (target / "meta.json").write_text(json.dumps(meta))
+
+
+def lay_frames(shared: Path) -> None:
+    nyu = json.loads((shared / "nyu/meta.json").read_text())["split"]
+    lay_links(shared / "nyu", NYU, {frame for frame, part in nyu.items() if part == "train"})
+    frames = FolderFrames(NYU)
+    held_out = hold_out(frames.scenes, frames.name)[1]  # as data=folder cuts it
+    lay_links(shared / "nyu", HELD_OUT, {frames.ids[index] for index in held_out})
+    kitti = json.loads((shared / "kitti/meta.json").read_text())["scenes"]
+    chosen = sorted(set(kitti.values()))[::2]
+    lay_links(shared / "kitti", KITTI, {frame for frame, scene in kitti.items() if scene in chosen})
+
+
+def command(options: str) -> list[str]:
+    """What a row runs; NYU's held-out scenes are evaluated in every row, those that do not train on NYU included."""
+    script = ["train.py", "weights=imagenet", *options.split(" ")]
+    if not any(option.startswith("trainer.max_steps=") for option in script):
+        script.append("trainer.max_steps=400")
+    return [*script, f"evaluate=[{HELD_OUT},{KITCHEN},{KITTI}]"]
+
+
+def run(name: str, options: str) -> None:
+    run_dir = OUT / slug(name)
+    if (run_dir / "metrics.json").exists() and read_record(run_dir)["status"] == "complete":
+        return
+    arguments = [*command(options), f"hydra.run.dir={run_dir}"]
+    print(f"$ python {' '.join(arguments)}", flush=True)
+    subprocess.run([sys.executable, *arguments], check=True)
+
+
+def table() -> str:
+    lines = []
+    for name, options in ROWS.items():
+        path = OUT / slug(name) / "metrics.json"
+        if path.exists() and read_record(path.parent)["status"] == "complete":
+            quality = read_record(path.parent)["quality"]
+            cells = [f"{quality[dataset]['delta1']:.3f}" for dataset in ("held_out", "redkitchen", "kitti")]
+            lines.append(f"| {name} | " + " | ".join(cells) + f" | `{options.replace(str(FRAMES), 'FRAMES')}` |")
+    return rows("| delta1 | NYU, held-out scenes | redkitchen | KITTI, half | options |", *lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="run nothing, only write the table")
+    parser.add_argument("--only", default="", help="rows whose name holds this")
+    arguments = parser.parse_args()
+    os.chdir(ROOT)
+    if not arguments.write:
+        lay_frames(Path(SHARED, "data"))
+        for name, options in ROWS.items():
+            if arguments.only in name:
+                run(name, options)
+    write("ablation", table())
+
+
+if __name__ == "__main__":
+    main()

