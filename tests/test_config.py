@@ -80,7 +80,7 @@ def test_folder_and_mixture_build(tmp_path):
     root = write_frames(tmp_path / "tiny")
     assert instantiate(composed("data=folder", f"data.root={root}").data).name == "tiny"
     weights = ["data.weights.synthetic=1", "data.weights.folder=3"]
-    mixed = instantiate(composed("data=mix", f"data.parts.folder.root={root}", *weights).data)
+    mixed = instantiate(composed("data=mix", f"data.parts.folder.root={root}", "size=[64,96]", *weights).data)
     assert [part.name for part in mixed.train.parts] == ["synthetic", "tiny"]
     assert mixed.weights == [0.25, 0.75]
 

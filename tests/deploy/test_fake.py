@@ -207,7 +207,9 @@ def test_the_file_is_symmetric_int8_at_every_convolution_and_nowhere_else(pair) 
 def test_every_convolution_of_the_real_network_computes_the_same_from_the_same_input(
     tmp_path: Path, narrowed: bool
 ) -> None:
-    """Layer by layer, because a value at the edge of two steps, rounded to either, moves all that follows."""
+    """Layer by layer, because a value at the edge of two steps, rounded to either, moves all that follows: PyTorch
+    multiplies by the inverse of the scale where ONNX divides.
+    """
     model = random_network(narrowed)
     network = deployable(model)
     graph = ImageGraph(network, model.mean, model.std).eval()
@@ -217,20 +219,24 @@ def test_every_convolution_of_the_real_network_computes_the_same_from_the_same_i
     fake_quantized_onnx(tmp_path / "float.onnx", tmp_path / "qat.onnx", scales)
     content = onnx.load(tmp_path / "qat.onnx")
     maker = {output: node for node in content.graph.node for output in node.output}
-    ends = {}  # layer -> the tensors before rounding and after the convolution
+    ends = {}  # layer -> the tensors before rounding, after it, and after the convolution
     for node in content.graph.node:
         if node.op_type == "Conv":
-            ends[onnx_layer(node.name)] = (maker[maker[node.input[0]].input[0]].input[0], node.output[0])
-    names = sorted({name for pair in ends.values() for name in pair})
+            ends[onnx_layer(node.name)] = (maker[maker[node.input[0]].input[0]].input[0], node.input[0], node.output[0])
+    names = sorted({name for three in ends.values() for name in three})
     content.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
     onnx.save(content, tmp_path / "open.onnx")
     values = dict(zip(names, unoptimised(tmp_path / "open.onnx").run(names, {"image": frame}), strict=True))
     fake_quantize(network, scales)
     layers = convolutions(network)
     assert layers.keys() == ends.keys()
-    for name, (entering, leaving) in ends.items():
+    for name, (entering, rounded, leaving) in ends.items():
+        steps = values[entering].astype(np.float64) / scales[name]
+        own = torch.fake_quantize_per_tensor_affine(torch.from_numpy(values[entering]), scales[name], 0, -128, 127)
+        other = ~np.isclose(own.numpy(), values[rounded], rtol=1e-5, atol=0)
+        assert np.abs(np.abs(steps[other] % 1) - 0.5).max(initial=0) < 1e-4, f"{name}: rounds what is at no edge"
         with torch.no_grad():
-            output = layers[name](torch.from_numpy(values[entering])).numpy()
+            output = layers[name](torch.from_numpy(values[rounded])).numpy()
         assert difference(output, values[leaving]) < 1e-5, name
 
 

@@ -265,10 +265,11 @@ def test_masks_hold_in_several_processes(run_train, tiny, tmp_path):
 
 
 def test_a_teachers_weight_falls_to_zero_sooner_where_it_is_half_trained():
-    config = composed("prune=channel", "sparsity=0.3", "trainer.max_steps=400", "weights=imagenet")
+    options = ["prune=channel", "sparsity=0.3", "trainer.max_steps=400", "size=[64,64]"]
+    config = composed(*options, "weights=imagenet")
     build_pruner(config, Path("unused"))
     assert (config.schedule.start, config.schedule.end, config.recovery.fade) == (200, 200, 50)
-    config = composed("prune=channel", "sparsity=0.3", "trainer.max_steps=400", "weights=/trained")
+    config = composed(*options, "weights=/trained")
     callback = build_pruner(config, Path("unused"))
     assert (config.schedule.start, config.recovery.fade) == (0, 400)
     assert [callback.teacher_weight(step) for step in (0, 100, 399, 400)] == pytest.approx([1, 0.75, 0.0025, 0])
