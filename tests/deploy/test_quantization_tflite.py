@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import numpy as np
@@ -81,6 +82,27 @@ def test_one_delegate_runs_the_whole_graph(files):
     """XNNPACK takes everything; what it leaves out runs in slow kernels between its parts."""
     operators = [operator["op_name"] for operator in opened(files / "int8.tflite")._get_ops_details()]
     assert operators.count("DELEGATE") == 1
+
+
+def test_a_dead_unit_opens_and_the_living_are_left_alone(files, tmp_path, monkeypatch):
+    """Pruned networks have layers that put out nothing but zeros; XNNPACK takes down the process for their steps."""
+    graph = small_graph()
+    graph.network.refine.conv1.bias.fill_(-100)
+    export_tflite(graph, tmp_path / "float.tflite", SIZE)
+    quantize_tflite(tmp_path / "float.tflite", tmp_path / "int8.tflite", calibration_frames())
+    opening = (
+        f"import ai_edge_litert.interpreter as i; i.Interpreter({str(tmp_path / 'int8.tflite')!r}).allocate_tensors()"
+    )
+    subprocess.run([sys.executable, "-c", opening], check=True)  # dying there leaves the other tests alive
+    engine, frame = opened(tmp_path / "int8.tflite"), calibration_frames(1)[0]
+    engine.set_tensor(engine.get_input_details()[0]["index"], frame)
+    engine.invoke()
+    output = engine.get_tensor(engine.get_output_details()[0]["index"])
+    assert 0 < difference(output, graph(torch.from_numpy(frame)).numpy()) < 0.02
+
+    monkeypatch.setattr("mde.deploy.quantization.tflite_file._widen_dead_outputs", lambda *_: None)
+    quantize_tflite(files / "float.tflite", tmp_path / "as_calibrated.tflite", calibration_frames())
+    assert (tmp_path / "as_calibrated.tflite").read_bytes() == (files / "int8.tflite").read_bytes()
 
 
 def test_weights_shrink(files):

@@ -48,6 +48,7 @@ def quantize_tflite(source: Path, path: Path, calibration: Sequence[np.ndarray],
     frames = {signature: [{image["name"]: frame} for frame in calibration]}
     with quiet():
         calibrated = quantizer.calibrate(frames, num_threads=1)
+    _widen_dead_outputs(edge, source, calibrated)
     _save(quantizer, calibrated, path)
 
 
@@ -105,17 +106,42 @@ def _signature(edge: Any, source: Path) -> tuple[str, dict[str, Any]]:
 def _nodes(edge: Any, source: Path) -> list[Node]:
     """The file's operators, named by their scopes, which is what the regular expressions of recipes see."""
     model = edge.flatbuffer.read_model(source)
-    codes = [edge.flatbuffer.TFL_OP_CODE_TO_NAME.get(code.builtinCode) for code in model.operatorCodes]
     graph = model.subgraphs[0]
     return [
         Node(
             edge.flatbuffer.get_op_scope(operator, graph.tensors),
             [str(tensor) for tensor in operator.inputs],
             [str(tensor) for tensor in operator.outputs],
-            codes[operator.opcodeIndex] in CONVOLUTIONS,
+            _is_convolution(edge, model, operator),
         )
         for operator in graph.operators
     ]
+
+
+def _is_convolution(edge: Any, model: Any, operator: Any) -> bool:
+    code = model.operatorCodes[operator.opcodeIndex].builtinCode
+    return edge.flatbuffer.TFL_OP_CODE_TO_NAME.get(code) in CONVOLUTIONS
+
+
+def _widen_dead_outputs(edge: Any, source: Path, ranges: dict[str, dict[str, Any]]) -> None:
+    """Gives outputs of convolutions that (nearly) never left zero in calibration, as dead units' after pruning, steps
+    as large as those of the sum that they round. XNNPACK creates no convolution whose output has 256 times finer steps,
+    and LiteRT then dies in its clean-up (https://github.com/tensorflow/tensorflow/pull/75702, closed); nor would the
+    next layer's bias, counted in such steps, fit its 32 bits. ranges: of the tensors of integer layers, by name;
+    changed in place.
+    """
+    model = edge.flatbuffer.read_model(source)
+    tensors = model.subgraphs[0].tensors
+    for operator in model.subgraphs[0].operators:
+        if not _is_convolution(edge, model, operator):
+            continue
+        image, weights, output = (tensors[i] for i in (*operator.inputs[:2], operator.outputs[0]))
+        taken, given = (ranges.get(edge.flatbuffer.get_tensor_name(tensor)) for tensor in (image, output))
+        if taken is None or given is None:  # of a layer that stays float
+            continue
+        largest = np.abs(edge.flatbuffer.get_tensor_data(weights, model.buffers)).max() / 127
+        least = largest * (max(taken["max"].max(), 0) - min(taken["min"].min(), 0))
+        given["max"] = np.maximum(given["max"], min(given["min"].min(), 0) + least)
 
 
 def _save(quantizer: Any, calibrated: Any, path: Path) -> None:
