@@ -84,25 +84,31 @@ def test_one_delegate_runs_the_whole_graph(files):
     assert operators.count("DELEGATE") == 1
 
 
-def test_a_dead_unit_opens_and_the_living_are_left_alone(files, tmp_path, monkeypatch):
-    """Pruned networks have layers that put out nothing but zeros; XNNPACK takes down the process for their steps."""
+def test_what_is_dead_after_pruning_opens_and_keeps_its_bias(tmp_path):
+    """A unit that puts out nothing but zeros, for whose steps LiteRT ends the process, and filters of zeros."""
     graph = small_graph()
     graph.network.refine.conv1.bias.fill_(-100)
+    for layer in (graph.network.stem, graph.network.block[0], graph.network.head.conv1):
+        layer.weight[2] = 0
+        layer.bias[2] = 5
     export_tflite(graph, tmp_path / "float.tflite", SIZE)
     quantize_tflite(tmp_path / "float.tflite", tmp_path / "int8.tflite", calibration_frames())
-    opening = (
+    load = (
         f"import ai_edge_litert.interpreter as i; i.Interpreter({str(tmp_path / 'int8.tflite')!r}).allocate_tensors()"
     )
-    subprocess.run([sys.executable, "-c", opening], check=True)  # dying there leaves the other tests alive
+    subprocess.run([sys.executable, "-c", load], check=True)  # a death there would be one of all tests here
     engine, frame = opened(tmp_path / "int8.tflite"), calibration_frames(1)[0]
     engine.set_tensor(engine.get_input_details()[0]["index"], frame)
     engine.invoke()
     output = engine.get_tensor(engine.get_output_details()[0]["index"])
     assert 0 < difference(output, graph(torch.from_numpy(frame)).numpy()) < 0.02
 
-    monkeypatch.setattr("mde.deploy.quantization.tflite_file._widen_dead_outputs", lambda *_: None)
-    quantize_tflite(files / "float.tflite", tmp_path / "as_calibrated.tflite", calibration_frames())
-    assert (tmp_path / "as_calibrated.tflite").read_bytes() == (files / "int8.tflite").read_bytes()
+
+def test_what_lives_is_quantized_as_calibrated(files, tmp_path, monkeypatch):
+    as_it_is = "mde.deploy.quantization.tflite_file._with_safe_steps"
+    monkeypatch.setattr(as_it_is, lambda edge, source, ranges: source.read_bytes())
+    quantize_tflite(files / "float.tflite", tmp_path / "int8.tflite", calibration_frames())
+    assert (tmp_path / "int8.tflite").read_bytes() == (files / "int8.tflite").read_bytes()
 
 
 def test_weights_shrink(files):

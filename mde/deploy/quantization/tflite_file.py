@@ -48,8 +48,8 @@ def quantize_tflite(source: Path, path: Path, calibration: Sequence[np.ndarray],
     frames = {signature: [{image["name"]: frame} for frame in calibration]}
     with quiet():
         calibrated = quantizer.calibrate(frames, num_threads=1)
-    _widen_dead_outputs(edge, source, calibrated)
-    _save(quantizer, calibrated, path)
+    safe = _with_safe_steps(edge, source, calibrated)
+    _save(edge.Quantizer(safe, recipe.get_quantization_recipe()), calibrated, path)
 
 
 def half_tflite(source: Path, path: Path) -> None:
@@ -72,6 +72,7 @@ def _import_quantizer() -> Any:
     """The parts of ai_edge_quantizer and LiteRT that are needed here."""
     try:
         from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray
         from ai_edge_quantizer import qtyping
         from ai_edge_quantizer.quantizer import Quantizer
         from ai_edge_quantizer.recipe_manager import RecipeManager
@@ -88,6 +89,7 @@ def _import_quantizer() -> Any:
         DataType=qtyping.TensorDataType,
         Precision=qtyping.ComputePrecision,
         flatbuffer=tfl_flatbuffer_utils,
+        serialized=convert_object_to_bytearray,
     )
 
 
@@ -123,12 +125,16 @@ def _is_convolution(edge: Any, model: Any, operator: Any) -> bool:
     return edge.flatbuffer.TFL_OP_CODE_TO_NAME.get(code) in CONVOLUTIONS
 
 
-def _widen_dead_outputs(edge: Any, source: Path, ranges: dict[str, dict[str, Any]]) -> None:
-    """Gives outputs of convolutions that (nearly) never left zero in calibration, as dead units' after pruning, steps
-    as large as those of the sum that they round. XNNPACK creates no convolution whose output has 256 times finer steps,
-    and LiteRT then dies in its clean-up (https://github.com/tensorflow/tensorflow/pull/75702, closed); nor would the
-    next layer's bias, counted in such steps, fit its 32 bits. ranges: of the tensors of integer layers, by name;
-    changed in place.
+def _with_safe_steps(edge: Any, source: Path, ranges: dict[str, dict[str, Any]]) -> bytes:
+    """The graph, and (changed in place) the `ranges` of the tensors of its integer layers, by name, with what is dead
+    after pruning moved so little from zero that the steps, 1/255 of a range, are not too fine:
+
+    An output that never left zero gets steps as large as those of the sum that it rounds. XNNPACK creates no
+    convolution whose output has 256 times finer steps, and LiteRT then dies in its clean-up
+    (https://github.com/tensorflow/tensorflow/pull/75702, closed).
+
+    A filter of zeros gets one weight. Its bias is counted in steps of input times steps of weights; in finer ones it
+    would not fit into 32 bits and be cut off without a word.
     """
     model = edge.flatbuffer.read_model(source)
     tensors = model.subgraphs[0].tensors
@@ -139,9 +145,17 @@ def _widen_dead_outputs(edge: Any, source: Path, ranges: dict[str, dict[str, Any
         taken, given = (ranges.get(edge.flatbuffer.get_tensor_name(tensor)) for tensor in (image, output))
         if taken is None or given is None:  # of a layer that stays float
             continue
-        largest = np.abs(edge.flatbuffer.get_tensor_data(weights, model.buffers)).max() / 127
-        least = largest * (max(taken["max"].max(), 0) - min(taken["min"].min(), 0))
-        given["max"] = np.maximum(given["max"], min(given["min"].min(), 0) + least)
+        span = max(taken["max"].max(), 0) - min(taken["min"].min(), 0)
+        filters = edge.flatbuffer.get_tensor_data(weights, model.buffers).copy()
+        if len(operator.inputs) == 3 and operator.inputs[2] >= 0:
+            bias = edge.flatbuffer.get_tensor_data(tensors[operator.inputs[2]], model.buffers)
+            least = 127 * 255 * np.abs(bias) / (2**30 * span)
+            rows = filters if len(filters) == len(bias) else np.moveaxis(filters, -1, 0)  # depthwise: (1, h, w, C)
+            for row in np.flatnonzero(np.abs(rows).reshape(len(rows), -1).max(axis=1) < least):
+                rows[row].flat[0] = least[row]
+            model.buffers[weights.buffer].data = filters.view(np.uint8).ravel()
+        given["max"] = np.maximum(given["max"], min(given["min"].min(), 0) + np.abs(filters).max() / 127 * span)
+    return bytes(edge.serialized(model))
 
 
 def _save(quantizer: Any, calibrated: Any, path: Path) -> None:
