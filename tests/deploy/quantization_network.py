@@ -34,6 +34,16 @@ def small_graph() -> ImageGraph:
     return ImageGraph(network, IMAGENET_MEAN, IMAGENET_STD).eval()
 
 
+def dead_graph() -> ImageGraph:
+    """With what pruning leaves behind: a unit that puts out nothing but zeros, and filters of zeros with a bias."""
+    graph = small_graph()
+    graph.network.refine.conv1.bias.fill_(-100)
+    for layer in (graph.network.stem, graph.network.block[0], graph.network.head.conv1):
+        layer.weight[2] = 0
+        layer.bias[2] = 5
+    return graph
+
+
 def calibration_frames(count: int = 4, size: tuple[int, int] = SIZE) -> list[np.ndarray]:
     """uint8 (1, H, W, 3): patches of colour with noise."""
     rng = np.random.default_rng(0)

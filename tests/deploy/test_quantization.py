@@ -13,7 +13,7 @@ from mde.errors import MdeError
 from mde.export import deployable, export_onnx, export_openvino
 from mde.export.layer_names import onnx_layer
 from mde.openvino_core import core, openvino
-from tests.deploy.quantization_network import SIZE, calibration_frames, difference, layers, small_graph
+from tests.deploy.quantization_network import SIZE, calibration_frames, dead_graph, difference, layers, small_graph
 from tests.export import random_network
 
 EXCLUDED = ["refine.conv1", "block.0"]
@@ -270,3 +270,14 @@ def test_the_gate_on_real_files_recovers_accuracy(files, tmp_path):
     assert gated.excluded
     assert gated.drop <= 0.5 * everything
     assert quantized_convolutions(gated.network) == set(sensitivity) - set(gated.excluded)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_what_is_dead_after_pruning_keeps_its_bias(tmp_path, symmetric):
+    graph, frame = dead_graph(), calibration_frames(1)[0]
+    export_onnx(graph, tmp_path / "float.onnx", SIZE)
+    quantize_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", calibration_frames(), symmetric=symmetric)
+    export_openvino(tmp_path / "int8.onnx", tmp_path / "int8.xml")
+    expected = graph(torch.from_numpy(frame)).numpy()
+    for name in ("int8.onnx", "int8.xml"):
+        assert difference(run(tmp_path / name, frame), expected) < 0.03

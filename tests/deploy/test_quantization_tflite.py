@@ -10,7 +10,7 @@ from mde.deploy.quantization.tflite_file import CONVOLUTIONS, half_tflite, quant
 from mde.errors import MdeError
 from mde.export.layer_names import is_tflite_layer
 from mde.export.tflite import export_tflite
-from tests.deploy.quantization_network import SIZE, calibration_frames, difference, small_graph
+from tests.deploy.quantization_network import SIZE, calibration_frames, dead_graph, difference, small_graph
 
 interpreter = pytest.importorskip("ai_edge_litert.interpreter")
 pytest.importorskip("ai_edge_quantizer")
@@ -85,12 +85,8 @@ def test_one_delegate_runs_the_whole_graph(files):
 
 
 def test_what_is_dead_after_pruning_opens_and_keeps_its_bias(tmp_path):
-    """A unit that puts out nothing but zeros, for whose steps LiteRT ends the process, and filters of zeros."""
-    graph = small_graph()
-    graph.network.refine.conv1.bias.fill_(-100)
-    for layer in (graph.network.stem, graph.network.block[0], graph.network.head.conv1):
-        layer.weight[2] = 0
-        layer.bias[2] = 5
+    """LiteRT ends the process for steps that are too fine."""
+    graph = dead_graph()
     export_tflite(graph, tmp_path / "float.tflite", SIZE)
     quantize_tflite(tmp_path / "float.tflite", tmp_path / "int8.tflite", calibration_frames())
     load = (
