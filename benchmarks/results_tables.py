@@ -1,0 +1,223 @@
+"""The tables and figures of docs/results.md, from the records of the runs that results_steps names."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from results_steps import ENGINES, FASTDEPTH, FREE, FREE_LEARNED, NETWORKS, OTHER_INDOOR, SENSOR, ZEROED, files
+
+from mde.report.merged import Job
+from mde.report.merged_page import draw_front
+
+
+class Figures:
+    """What the comparison found, by (network, engine, precision); FastDepth under its own name."""
+
+    def __init__(self, record: Mapping[str, Any]):
+        points = files()
+        self.of: dict[Any, dict[str, Any]] = {
+            points.get(entry["file"], FASTDEPTH): entry
+            for entry in record["candidates"]
+            if entry["status"] == "complete"
+        }
+        self.ramp = record["baselines"]["vertical_ramp"]
+
+    def quality(self, point: Any, dataset: str, metric: str = "delta1") -> float:
+        return self.of[point]["quality"][dataset][metric]
+
+    def mean(self, point: Any, names: Sequence[str] = OTHER_INDOOR) -> float:
+        return sum(self.quality(point, name) for name in names) / len(names)
+
+    def latency(self, point: Any) -> dict[str, Any]:
+        entry = self.of[point]
+        return entry["latency"][entry["engine"]]
+
+    def speed_up(self, point: Any) -> float | None:
+        """Against the point's own published graph; None where that could not be run, or is not known (of the peer)."""
+        times = self.latency(point)
+        return times["speedup_vs_reference"] if times["baseline"].startswith("published") else None
+
+    def over_dense(self, point: Any) -> float | None:
+        """Speed-up against the published graph at the dense network's size, in the same engine."""
+        whole = ("dense", point[1], "fp32")
+        if whole not in self.of or self.speed_up(whole) is None:
+            return None
+        return self.latency(whole)["p50_ms"] * self.speed_up(whole) / self.latency(point)["p50_ms"]
+
+
+def rows(heading: str, *lines: str) -> str:
+    columns = heading.count("|") - 1
+    return "\n".join([heading, "| --- |" + " ---: |" * (columns - 1), *lines])
+
+
+def targets(figures: Figures) -> str:
+    """The issue's three targets, each with what was found."""
+    dense, peer = ("dense", "litert", "fp32"), FASTDEPTH
+    inside = [point for point in figures.of if point != peer and point[0] in NETWORKS]
+    good = [p for p in inside if figures.quality(p, "nyu") >= figures.quality(dense, "nyu") - 0.02]
+    fastest = max(good, key=lambda point: figures.speed_up(point) or 0)
+    quicker = [p for p in inside if figures.latency(p)["p50_ms"] < figures.latency(peer)["p50_ms"]]
+    best = max(quicker, key=lambda point: figures.quality(point, "nyu"), default=None)
+
+    def line(target: str, found: str, reached: bool) -> str:
+        return f"| {target} | {found} | {'yes' if reached else 'no'} |"
+
+    ours, theirs = figures.quality(dense, "nyu"), figures.quality(peer, "nyu")
+    lines = [
+        line(
+            "dense: delta1 on NYU at or above FastDepth INT8's", f"{ours:.3f}, FastDepth {theirs:.3f}", ours >= theirs
+        ),
+        line(
+            f"dense: mean delta1 of the {len(OTHER_INDOOR)} other indoor sets, zero-shot, above FastDepth's",
+            f"{figures.mean(dense):.3f}, FastDepth {figures.mean(peer):.3f}",
+            figures.mean(dense) > figures.mean(peer),
+        ),
+    ]
+    speed, cost = figures.speed_up(fastest) or 0, ours - figures.quality(fastest, "nyu")
+    lines.append(
+        line(
+            "10x as fast as the published graph (FP32, same engine), within 2 points of our dense delta1",
+            f"{named(fastest)}: {speed:.1f}x (against that of the dense network's size: "
+            f"{times_faster(figures.over_dense(fastest))}x), {100 * cost:.1f} points below",
+            speed >= 10,
+        )
+    )
+    if best is None:
+        lines.append(line("faster and more accurate on NYU than FastDepth INT8", "none is faster", False))
+    else:
+        found = f"{named(best)}: {figures.latency(best)['p50_ms']:.2f} ms, {figures.quality(best, 'nyu'):.3f}"
+        found += f"; FastDepth {figures.latency(peer)['p50_ms']:.2f} ms, {theirs:.3f}"
+        lines.append(
+            line("faster and more accurate on NYU than FastDepth INT8", found, figures.quality(best, "nyu") > theirs)
+        )
+    return rows("| target | found | reached |", *lines)
+
+
+def times_faster(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.1f}"
+
+
+def named(point: Any) -> str:
+    if point == FASTDEPTH:
+        return FASTDEPTH
+    network, engine, precision = point
+    return f"{network}, {precision.upper()}, {ENGINES[engine]}"
+
+
+def speed(figures: Figures) -> str:
+    """A row a file: accuracy on NYU, latency, size."""
+    lines = []
+    for point in sorted(figures.of, key=lambda point: figures.latency(point)["p50_ms"]):
+        entry, times = figures.of[point], figures.latency(point)
+        height, width = entry["model"]["input"]
+        cells = [f"{figures.quality(point, 'nyu', metric):.3f}" for metric in ("delta1", "rmse", "mae")]
+        cells += [f"{times['p50_ms']:.2f}", f"{times['p95_ms']:.2f}"]
+        cells += [times_faster(figures.speed_up(point)), times_faster(figures.over_dense(point))]
+        cells += [f"{entry['model']['file_bytes'] / 1e6:.1f}", f"{times['peak_rss_mb']:.0f}"]
+        lines.append(f"| {named(point)}, {height} x {width} | " + " | ".join(cells) + " |")
+    return rows(
+        "| file | delta1, NYU | RMSE, m | MAE, m | p50, ms | p95, ms | x, same size | x, 256 x 256 | MB | memory, MB |",
+        *lines,
+    )
+
+
+def summary(figures: Figures) -> str:
+    """README's table: the networks as they would be used on this CPU, beside FastDepth."""
+    points = [("dense", "litert", "fp32"), *((network, "litert", "int8") for network in NETWORKS), FASTDEPTH]
+    lines = []
+    for point in [point for point in points if point in figures.of]:
+        times, megabytes = figures.latency(point), figures.of[point]["model"]["file_bytes"] / 1e6
+        accuracy = f"{figures.quality(point, 'nyu'):.3f} | {figures.mean(point):.3f}"
+        name = named(point).removesuffix(f", {ENGINES['litert']}")
+        faster = times_faster(figures.speed_up(point))
+        lines.append(f"| {name} | {accuracy} | {times['p50_ms']:.1f} | {faster} | {megabytes:.1f} |")
+    ramp = sum(figures.ramp[name]["delta1"] for name in OTHER_INDOOR) / len(OTHER_INDOOR)
+    lines.append(f"| vertical ramp, which ignores the image | {figures.ramp['nyu']['delta1']:.3f} | {ramp:.3f} | | | |")
+    return rows("| | delta1, NYU | delta1, other indoor sets | ms | x | MB |", *lines)
+
+
+def sets(figures: Figures) -> str:
+    """delta1 of the networks on every set; none of one on a set that it learned from."""
+    shown = [*((network, "litert", "fp32") for network in NETWORKS), ("channel 0.9", "litert", "int8")]
+    shown = [point for point in [*shown, ("free", "onnxruntime", "fp32"), FASTDEPTH] if point in figures.of]
+
+    def learned(point: Any, names: Sequence[str]) -> bool:
+        return point[0] in FREE and not set(names).isdisjoint(FREE_LEARNED)
+
+    def line(title: str, frames: object, ramp: float, names: Sequence[str]) -> str:
+        cells = ["" if learned(point, names) else f"{figures.mean(point, names):.3f}" for point in shown]
+        return f"| {title} | {frames} | {ramp:.3f} | " + " | ".join(cells) + " |"
+
+    lines = [line(name, ramp["frames"], ramp["delta1"], [name]) for name, ramp in figures.ramp.items()]
+    unseen = [name for name in OTHER_INDOOR if name not in FREE_LEARNED]
+    means = {f"mean of the {len(OTHER_INDOOR)} other indoor sets": OTHER_INDOOR}
+    means[f"mean of the {len(unseen)} of these that no network here learned from"] = unseen
+    for title, names in means.items():
+        lines.append(line(title, "", sum(figures.ramp[name]["delta1"] for name in names) / len(names), names))
+    names = [named(point).removesuffix(f", {ENGINES.get(point[1], '')}") for point in shown]
+    return rows("| delta1 | frames | vertical ramp | " + " | ".join(names) + " |", *lines)
+
+
+def pareto(figures: Figures, path: Path) -> None:
+    """delta1 on NYU against latency."""
+    points = {
+        named(point): (figures.latency(point)["p50_ms"], figures.quality(point, "nyu"), point) for point in figures.of
+    }
+    figure = Figure(figsize=(9, 4.6), layout="constrained", dpi=110)
+    axis = figure.subplots()
+    draw_front(axis, [(x, y) for x, y, _ in points.values()])
+    markers = {"int8": "o", "fp32": "s", "float16": "^"}
+    colours = {name: f"C{number}" for number, name in enumerate([*NETWORKS, *FREE, *ZEROED])}
+    for x, y, point in points.values():
+        if point == FASTDEPTH:
+            axis.scatter(x, y, marker="*", s=160, color="black", zorder=4, label=FASTDEPTH)
+        else:
+            axis.scatter(x, y, marker=markers[point[2]], s=40, color=colours[point[0]], zorder=2)
+    for name, colour in colours.items():
+        axis.scatter([], [], color=colour, s=40, label=name)
+    for precision, marker in markers.items():
+        axis.scatter([], [], color="0.5", marker=marker, s=40, label=precision.upper())
+    axis.set_xscale("log")
+    axis.set_xlabel("median latency of one image, ms (two CPU threads, each file in its own engine)")
+    axis.set_ylabel("delta1, NYU, 654 test frames")
+    axis.grid(alpha=0.3, which="both")
+    figure.legend(loc="outside right center", fontsize=8)
+    figure.savefig(path)
+
+
+def pruned_table(jobs: list[Job], kind: str) -> str:
+    """A row for each sparsity of one kind of pruning."""
+    chosen = [job for job in jobs if job.complete and job.overrides.get("prune", kind) == kind]
+    lines = []
+    for job in chosen:
+        model, quality = job.record["model"], job.record["quality"]["nyu"]
+        latency = job.record["latency"]
+        times = [
+            f"{latency[e]['speedup_vs_reference']:.2f}" if e in latency else "" for e in ("onnxruntime", "openvino")
+        ]
+        cells = [f"{model['sparsity']:.3f}", f"{model['nonzero_parameters'] / 1e6:.2f}"]
+        cells += [f"{quality[metric]:.3f}" for metric in ("delta1", "rmse", "mae")]
+        lines.append(f"| {job.overrides['sparsity']} | " + " | ".join(cells + times) + " |")
+    return rows(
+        "| sparsity | zero or gone | not zero, M | delta1 | RMSE, m | MAE, m | ONNX Runtime, x | OpenVINO, x |",
+        *lines,
+    )
+
+
+def against_sensor(record: Mapping[str, Any]) -> str:
+    """A row for each network against the emulated L515."""
+    lines = []
+    for point, entry in zip(SENSOR, record["candidates"], strict=True):  # calibration renamed their files
+        plain, frozen = (
+            next(v for k, v in entry["quality"].items() if k.endswith("_calibrated") == end) for end in (False, True)
+        )
+        times = entry["stages"]
+        cells = [f"{plain[metric]:.3f}" for metric in ("delta1", "rmse", "mae", "abs_rel")]
+        cells += [f"{frozen[metric]:.3f}" for metric in ("rmse", "abs_rel")]
+        cells += [f"{times[stage]['mean_ms']:.1f}" for stage in ("preprocess", "infer", "postprocess")]
+        lines.append(f"| {named(point)} | " + " | ".join(cells) + " |")
+    return rows(
+        "| network | delta1 | RMSE, m | MAE, m | AbsRel | one scale: RMSE, m | AbsRel | pre, ms | net, ms | post, ms |",
+        *lines,
+    )
