@@ -16,7 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from results import ROOT, SHARED, rows, slug, write
+from results import write
+from results_steps import ROOT, SHARED, slug
+from results_tables import rows
 
 from mde.data.folder import FolderFrames
 from mde.data.holdout import hold_out
