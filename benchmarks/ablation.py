@@ -6,26 +6,23 @@
 
 Choices are made on a tenth of NYU's training scenes (train.py's validation part), on redkitchen and on every second
 KITTI scene. So that nothing else can decide, the runs are shown no other frames: links to the training part of NYU and
-to half of KITTI are laid under outputs/ablation/frames.
+to half of KITTI are laid under outputs/results/ablation/frames.
 """
 
 import argparse
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 from results import write
-from results_steps import ROOT, SHARED, slug
+from results_steps import OUT, ROOT, SHARED, Step, slug
 from results_tables import rows
 
 from mde.data.folder import FolderFrames
 from mde.data.holdout import hold_out
 from mde.report.record import read_record
 
-OUT = Path("outputs/ablation")
-FRAMES = OUT / "frames"
+FRAMES = OUT / "ablation/frames"
 NYU, HELD_OUT, KITTI, KITCHEN = FRAMES / "nyu", FRAMES / "held_out", FRAMES / "kitti", f"{SHARED}/data/redkitchen"
 TEACHER = f"teacher={SHARED}/peers/fast_depth_224.tflite"
 FOLDER = f"data=folder data.root={NYU}"
@@ -79,31 +76,23 @@ def lay_frames(shared: Path) -> None:
     lay_links(shared / "kitti", KITTI, {frame for frame, scene in kitti.items() if scene in chosen})
 
 
-def command(options: str) -> list[str]:
-    """What a row runs; NYU's held-out scenes are evaluated in every row, those that do not train on NYU included."""
-    script = ["train.py", "weights=imagenet", *options.split(" ")]
-    if not any(option.startswith("trainer.max_steps=") for option in script):
-        script.append("trainer.max_steps=400")
-    return [*script, f"evaluate=[{HELD_OUT},{KITCHEN},{KITTI}]"]
-
-
-def run(name: str, options: str) -> None:
-    run_dir = OUT / slug(name)
-    if (run_dir / "metrics.json").exists() and read_record(run_dir)["status"] == "complete":
-        return
-    arguments = [*command(options), f"hydra.run.dir={run_dir}"]
-    print(f"$ python {' '.join(arguments)}", flush=True)
-    subprocess.run([sys.executable, *arguments], check=True)
+def step(name: str) -> Step:
+    """A row's run; NYU's held-out scenes are evaluated in every row, those that do not train on NYU included."""
+    options = ROWS[name]
+    if "trainer.max_steps=" not in options:
+        options += " trainer.max_steps=400"
+    command = f"train.py weights=imagenet {options} evaluate=[{HELD_OUT},{KITCHEN},{KITTI}]"
+    return Step(f"ablation/{slug(name)}", command)
 
 
 def table() -> str:
     lines = []
     for name, options in ROWS.items():
-        path = OUT / slug(name) / "metrics.json"
-        if path.exists() and read_record(path.parent)["status"] == "complete":
-            quality = read_record(path.parent)["quality"]
+        if step(name).complete:
+            quality = read_record(step(name).path)["quality"]
             cells = [f"{quality[dataset]['delta1']:.3f}" for dataset in ("held_out", "redkitchen", "kitti")]
-            lines.append(f"| {name} | " + " | ".join(cells) + f" | `{options.replace(str(FRAMES), 'FRAMES')}` |")
+            shown = options.replace(str(FRAMES), "FRAMES").replace(SHARED, "$MDE_SHARED")
+            lines.append(f"| {name} | " + " | ".join(cells) + f" | `{shown}` |")
     return rows("| delta1 | NYU, held-out scenes | redkitchen | KITTI, half | options |", *lines)
 
 
@@ -115,9 +104,9 @@ def main() -> None:
     os.chdir(ROOT)
     if not arguments.write:
         lay_frames(Path(SHARED, "data"))
-        for name, options in ROWS.items():
-            if arguments.only in name:
-                run(name, options)
+        for name in ROWS:
+            if arguments.only in name and not step(name).complete:
+                step(name).run()
     write("ablation", table())
 
 

@@ -12,14 +12,13 @@ import os
 from pathlib import Path
 
 from mde.data.folder import FolderFrames
-from mde.data.sample import Frames
 from mde.deploy.runtime import load_runtime, runtime_predictor
 from mde.evaluation import Predictor, evaluate, frame_limit, network_predictor, ramp_predictor
 from mde.models import load_model
 from mde.report.record import environment, read_record
 
 
-def real_sets(shared: Path) -> list[Frames]:
+def real_sets(shared: Path) -> list[FolderFrames]:
     """Every set that is not a render, largest first."""
     sets = []
     for root in sorted((shared / "data").iterdir()):

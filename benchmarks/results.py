@@ -11,10 +11,9 @@ import argparse
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-from results_steps import ROOT, SHARED, record_room, steps
+from results_steps import ROOT, SHARED, Step, record_room, steps
 from results_tables import Figures, against_sensor, pareto, pruned_table, sets, speed, summary, targets
 
 from mde.report.merged import read_jobs
@@ -35,34 +34,34 @@ def write(name: str, content: str) -> None:
         raise SystemExit(f"results: {name}: neither docs/results.md nor README.md has such a part")
 
 
+def finished(step: Step) -> bool:
+    """Whether it left something to write about: a comparison also when one of its files failed."""
+    path = step.path / "metrics.json"
+    return step.complete or (step.name == "compare" and path.exists() and read_record(step.path)["status"] == "failed")
+
+
 def document() -> None:
-    """Everything that the complete steps allow."""
-    done = {step.name: step for step in steps() if step.complete}
+    """Everything that the finished steps allow."""
+    done = {step.name: step.path for step in steps() if finished(step)}
     images = ROOT / "docs/images"
     if "compare" in done:
-        figures = Figures(read_record(done["compare"].path))
-        makers: dict[str, Callable[[Figures], str]] = {
-            "targets": targets,
-            "summary": summary,
-            "speed": speed,
-            "sets": sets,
-        }
-        for name, make in makers.items():
-            write(name, make(figures))
+        figures = Figures(read_record(done["compare"]))
+        for make in (targets, summary, speed, sets):
+            write(make.__name__, make(figures))
         pareto(figures, images / "pareto.png")
     for name, kinds in {"table1": ("layer", "channel"), "table2": ("fine_grained",)}.items():
         if name in done:
-            jobs = read_jobs(done[name].path)
+            jobs = read_jobs(done[name])
             for kind in kinds:
                 write(f"{name} {kind}", pruned_table(jobs, kind))
     if "photos" in done:
-        shutil.copyfile(done["photos"].path / "pictures/depth.png", images / "photos.png")
+        shutil.copyfile(done["photos"] / "pictures/depth.png", images / "photos.png")
     for name in ("figure2", "figure3"):
         if name in done:
-            (images / f"{name}.png").write_bytes(picture_grid(read_jobs(done[name].path)))
+            (images / f"{name}.png").write_bytes(picture_grid(read_jobs(done[name])))
     if "figure4" in done:
-        write("sensor", against_sensor(read_record(done["figure4"].path)))
-        shutil.copyfile(done["figure4"].path / "pictures/frames.png", images / "figure4.png")
+        write("sensor", against_sensor(read_record(done["figure4"])))
+        shutil.copyfile(done["figure4"] / "pictures/frames.png", images / "figure4.png")
 
 
 def main() -> None:
@@ -78,6 +77,8 @@ def main() -> None:
             if not step.complete:
                 step.run()
     document()
+    if missing := [step.name for step in steps() if not step.complete]:
+        raise SystemExit(f"results: not complete, and left out: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

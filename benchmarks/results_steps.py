@@ -5,9 +5,11 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mde.models import read_metadata
 from mde.report.merged import read_jobs
 from mde.report.record import read_record
 
@@ -16,11 +18,11 @@ WEIGHTS = Path("weights")
 SHARED = os.environ.get("MDE_SHARED", "../shared")
 NYU = f"data=folder data.root={SHARED}/data/nyu"
 ZERO_SHOT = ("redkitchen", "desk_lidar", "office", "kitti", "classroom", "tabletop", "mixed_rgbd", "redwood", "sun3d")
-# Zero-shot, indoors, and without a say in any choice (redkitchen had one).
-OTHER_INDOOR = tuple(name for name in ZERO_SHOT if name not in ("kitti", "redkitchen"))
+# Zero-shot, indoors (mixed_rgbd is in part outdoors), and without a say in any choice (redkitchen had one).
+OTHER_INDOOR = tuple(name for name in ZERO_SHOT if name not in ("kitti", "redkitchen", "mixed_rgbd"))
 EVALUATE = f"evaluate=[{','.join(f'{SHARED}/data/{name}' for name in ZERO_SHOT)}]"
 PEER = f"{SHARED}/peers/fast_depth_224.tflite"
-FASTDEPTH = "FastDepth INT8 (peer)"
+FASTDEPTH = ("FastDepth", "litert", "int8")
 SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml", "litert": ".tflite"}
 ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT"}
 # Name in the tables: file in weights/, without its ending.
@@ -31,15 +33,14 @@ NETWORKS = {
     "channel 0.9": "midas_small_tenth",
 }
 FREE = {"free": "midas_small_free"}
-FREE_LEARNED = ("mixed_rgbd", "redwood", "sun3d")  # the sets that the free network has learned from
 # Pruned without training after, for the Pareto figure: zeros, which no engine here is faster for.
 ZEROED = {"single weights 0.5": "prune=fine_grained sparsity=0.5", "2:4": "prune=two_four sparsity=0.5"}
 # (network, engine, precision) of the Pareto figure.
 POINTS = [
     *((network, engine, "int8") for network in NETWORKS for engine in SUFFIX),
-    *((network, "litert", "fp32") for network in NETWORKS),
+    *((network, "litert", "fp32") for network in (*NETWORKS, *FREE)),
     *(("dense", "onnxruntime", "fp32"), ("dense", "openvino", "fp32"), ("dense", "openvino", "float16")),
-    *((network, "onnxruntime", "fp32") for network in (*FREE, *ZEROED)),
+    *((network, "onnxruntime", "fp32") for network in ZEROED),
 ]
 # Of the table against the sensor.
 SENSOR = [("dense", "litert", "fp32"), ("dense", "litert", "int8"), ("channel 0.9", "litert", "int8")]
@@ -50,19 +51,21 @@ RECORDING = OUT / "room.db3"
 @dataclass(frozen=True)
 class Step:
     """A command. Its run directory (of a sweep: the folder of its jobs) is named after what goes into it: with other
-    weights, or another command, it begins anew.
+    inputs, or another command, it begins anew.
+
+    inputs  files of `weights/` that it reads
     """
 
     name: str
     command: str
-    weights: Path | None = None
+    inputs: tuple[Path, ...] = ()
     sweep: bool = False
 
     @property
     def path(self) -> Path:
-        digest = hashlib.sha256(self.command.encode())
-        if self.weights is not None and (ROOT / self.weights).exists():
-            digest.update((ROOT / self.weights).read_bytes())
+        digest = hashlib.sha256(self.command.replace(SHARED, "$MDE_SHARED").encode())
+        for path in self.inputs:
+            digest.update((ROOT / path).read_bytes())
         return OUT / f"{self.name}-{digest.hexdigest()[:8]}"
 
     @property
@@ -75,17 +78,34 @@ class Step:
     def run(self) -> None:
         folder = f"hydra.{'sweep' if self.sweep else 'run'}.dir={self.path}"
         print(f"$ python {self.command} {folder}", flush=True)
-        subprocess.run([sys.executable, *self.command.split(" "), folder], check=True)
+        subprocess.run([sys.executable, *self.command.split(" "), folder], check=False)
 
 
-def deployed(network: str, engine: str, precision: str) -> Step:
+def weights(network: str) -> Path:
+    return WEIGHTS / f"{(NETWORKS | FREE)[network]}.safetensors"
+
+
+def learned_from(network: str) -> set[str]:
+    """The sets that a network has seen frames of."""
+    if network == FASTDEPTH[0]:
+        return {"nyu"}
+    return set(read_metadata(ROOT / weights("dense" if network in ZEROED else network))["trained_on"].split("+"))
+
+
+def shipped(point: tuple[str, str, str]) -> Path | None:
+    """The file of this kind that lies in `weights/`, if one does."""
+    network, engine, precision = point
+    path = WEIGHTS / f"{(NETWORKS | FREE).get(network)}_{precision}{SUFFIX[engine]}"
+    return path if (ROOT / path).exists() else None
+
+
+def deployed(point: tuple[str, str, str]) -> Step:
+    network, engine, precision = point
     quantize = "none" if precision == "fp32" else precision
-    if network in ZEROED:
-        weights, source = None, zeroed(network).path / "model.safetensors"
-    else:
-        weights = source = WEIGHTS / f"{(NETWORKS | FREE)[network]}.safetensors"
+    source = zeroed(network).path / "model.safetensors" if network in ZEROED else weights(network)
     command = f"deploy.py checkpoint={source} target={engine} quantize={quantize} {NYU}"
-    return Step(f"deployed/{slug(network)}-{engine}-{precision}", command, weights)
+    inputs = () if network in ZEROED else (source,)
+    return Step(f"deployed/{slug(network)}-{engine}-{precision}", command, inputs)
 
 
 def slug(name: str) -> str:
@@ -94,7 +114,7 @@ def slug(name: str) -> str:
 
 def dense() -> Step:
     """In a run directory, whose figures a sweep takes instead of measuring the dense network in each of its jobs."""
-    return Step("dense", f"deploy.py target=pytorch {NYU}", WEIGHTS / "midas_small.safetensors")
+    return Step("dense", f"deploy.py target=pytorch {NYU}", (weights("dense"),))
 
 
 def zeroed(name: str) -> Step:
@@ -103,31 +123,40 @@ def zeroed(name: str) -> Step:
 
 
 def model_file(point: tuple[str, str, str]) -> str:
-    return str(deployed(*point).path / f"model{SUFFIX[point[1]]}")
+    return str(shipped(point) or deployed(point).path / f"model{SUFFIX[point[1]]}")
 
 
 def files() -> dict[str, tuple[str, str, str]]:
-    """Path of every deployed file -> what it is."""
-    return {model_file(point): point for point in POINTS}
+    """Path of every file that is compared -> what it is."""
+    return {model_file(point): point for point in POINTS} | {PEER: FASTDEPTH}
 
 
-def steps() -> list[Step]:
-    compared = ",".join([*files(), PEER])
-    sensor = ",".join(model_file(point) for point in SENSOR)
-    checkpoint = f"checkpoint={dense().path}/model.safetensors"
-    table = "prune.py experiment=paper_table"
-    return [
-        dense(),
-        *(zeroed(name) for name in ZEROED),
-        *(deployed(*point) for point in POINTS),
-        Step("photos", "deploy.py source=docs/photos", WEIGHTS / "midas_small.safetensors"),
-        Step("compare", f"deploy.py compare=[{compared}] {NYU} {EVALUATE}"),
-        Step("figure4", f"deploy.py compare=[{sensor}] data=l515 data.source={RECORDING} calibrate=20"),
-        Step("table1", f"{table}1 {checkpoint} {NYU}", sweep=True),
-        Step("table2", f"{table}2 {checkpoint} {NYU}", sweep=True),
-        Step("figure2", f"{table}1 {checkpoint} sparsity=0.02,0.06,0.10,0.20", sweep=True),
-        Step("figure3", f"{table}2 {checkpoint} sparsity=0.10,0.50,0.70,0.90", sweep=True),
-    ]
+def available(points: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    """Without those that could not be deployed."""
+    return [point for point in points if point == FASTDEPTH or shipped(point) or deployed(point).complete]
+
+
+def compared(name: str, points: Sequence[tuple[str, str, str]], options: str) -> Step:
+    """All in one process."""
+    listed = {point: PEER if point == FASTDEPTH else model_file(point) for point in available(points)}
+    inputs = tuple(path for path in map(shipped, listed) if path is not None)
+    return Step(name, f"deploy.py compare=[{','.join(listed.values())}] {options}", inputs)
+
+
+def steps() -> Iterator[Step]:
+    """Each may depend on what those before it left."""
+    yield dense()
+    yield from (zeroed(name) for name in ZEROED)
+    yield from (deployed(point) for point in POINTS if not shipped(point))
+    yield Step("photos", "deploy.py source=docs/photos", (weights("dense"),))
+    yield compared("compare", [*POINTS, FASTDEPTH], f"{NYU} {EVALUATE}")
+    yield compared("figure4", SENSOR, f"data=l515 data.source={RECORDING} calibrate=20")
+    start = f"checkpoint={dense().path}/model.safetensors"
+    for number, figure_sparsities in (1, "0.02,0.06,0.10,0.20"), (2, "0.10,0.50,0.70,0.90"):
+        table = f"prune.py experiment=paper_table{number} {start}"
+        yield Step(f"table{number}", f"{table} {NYU}", sweep=True)
+        # Of rendered scenes: NYU's photos may not be handed on.
+        yield Step(f"figure{number + 1}", f"{table} sparsity={figure_sparsities}", sweep=True)
 
 
 def record_room(path: Path = RECORDING) -> None:

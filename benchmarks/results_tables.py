@@ -2,43 +2,70 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
-from results_steps import ENGINES, FASTDEPTH, FREE, FREE_LEARNED, NETWORKS, OTHER_INDOOR, SENSOR, ZEROED, files
+from results_steps import (
+    ENGINES,
+    FASTDEPTH,
+    FREE,
+    NETWORKS,
+    OTHER_INDOOR,
+    SENSOR,
+    ZEROED,
+    available,
+    files,
+    learned_from,
+)
 
 from mde.report.merged import Job
 from mde.report.merged_page import draw_front
 
+Point = tuple[str, str, str]  # network, engine, precision
+
 
 class Figures:
-    """What the comparison found, by (network, engine, precision); FastDepth under its own name."""
+    """What the comparison found of each file."""
 
     def __init__(self, record: Mapping[str, Any]):
         points = files()
-        self.of: dict[Any, dict[str, Any]] = {
-            points.get(entry["file"], FASTDEPTH): entry
-            for entry in record["candidates"]
-            if entry["status"] == "complete"
+        self.of: dict[Point, dict[str, Any]] = {
+            points[entry["file"]]: entry for entry in record["candidates"] if entry["status"] == "complete"
         }
         self.ramp = record["baselines"]["vertical_ramp"]
+        self.where = record["environment"]
 
-    def quality(self, point: Any, dataset: str, metric: str = "delta1") -> float:
+    def quality(self, point: Point, dataset: str, metric: str = "delta1") -> float:
         return self.of[point]["quality"][dataset][metric]
 
-    def mean(self, point: Any, names: Sequence[str] = OTHER_INDOOR) -> float:
-        return sum(self.quality(point, name) for name in names) / len(names)
+    def mean(self, point: Point, names: Sequence[str] = OTHER_INDOOR) -> float:
+        """delta1 over sets that are zero-shot, every one. ValueError: one is not."""
+        if seen := learned_from(point[0]).intersection(names):
+            raise ValueError(f"{point[0]}: learned from {', '.join(sorted(seen))}")
+        return fmean(self.quality(point, name) for name in names)
 
-    def latency(self, point: Any) -> dict[str, Any]:
+    def ramp_mean(self, names: Sequence[str] = OTHER_INDOOR) -> float:
+        return fmean(self.ramp[name]["delta1"] for name in names)
+
+    @property
+    def machine(self) -> str:
+        """What the latencies were measured on."""
+        threads = self.latency(next(iter(self.of)))["threads"]
+        about = self.where
+        where = f"{about['cpu']} ({', '.join(about['instructions'])}), {about['cores']} cores"
+        return f"Measured on {where}, with {threads} threads, at commit {about['commit']}."
+
+    def latency(self, point: Point) -> dict[str, Any]:
         entry = self.of[point]
         return entry["latency"][entry["engine"]]
 
-    def speed_up(self, point: Any) -> float | None:
+    def speed_up(self, point: Point) -> float | None:
         """Against the point's own published graph; None where that could not be run, or is not known (of the peer)."""
         times = self.latency(point)
         return times["speedup_vs_reference"] if times["baseline"].startswith("published") else None
 
-    def over_dense(self, point: Any) -> float | None:
+    def over_dense(self, point: Point) -> float | None:
         """Speed-up against the published graph at the dense network's size, in the same engine."""
         whole = ("dense", point[1], "fp32")
         if whole not in self.of or self.speed_up(whole) is None:
@@ -54,7 +81,7 @@ def rows(heading: str, *lines: str) -> str:
 def targets(figures: Figures) -> str:
     """The issue's three targets, each with what was found."""
     dense, peer = ("dense", "litert", "fp32"), FASTDEPTH
-    inside = [point for point in figures.of if point != peer and point[0] in NETWORKS]
+    inside = [point for point in figures.of if point[0] in NETWORKS]
     good = [p for p in inside if figures.quality(p, "nyu") >= figures.quality(dense, "nyu") - 0.02]
     fastest = max(good, key=lambda point: figures.speed_up(point) or 0)
     quicker = [p for p in inside if figures.latency(p)["p50_ms"] < figures.latency(peer)["p50_ms"]]
@@ -91,16 +118,14 @@ def targets(figures: Figures) -> str:
         lines.append(
             line("faster and more accurate on NYU than FastDepth INT8", found, figures.quality(best, "nyu") > theirs)
         )
-    return rows("| target | found | reached |", *lines)
+    return f"{rows('| target | found | reached |', *lines)}\n\n{figures.machine}"
 
 
 def times_faster(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.1f}"
 
 
-def named(point: Any) -> str:
-    if point == FASTDEPTH:
-        return FASTDEPTH
+def named(point: Point) -> str:
     network, engine, precision = point
     return f"{network}, {precision.upper()}, {ENGINES[engine]}"
 
@@ -116,10 +141,11 @@ def speed(figures: Figures) -> str:
         cells += [times_faster(figures.speed_up(point)), times_faster(figures.over_dense(point))]
         cells += [f"{entry['model']['file_bytes'] / 1e6:.1f}", f"{times['peak_rss_mb']:.0f}"]
         lines.append(f"| {named(point)}, {height} x {width} | " + " | ".join(cells) + " |")
-    return rows(
+    table = rows(
         "| file | delta1, NYU | RMSE, m | MAE, m | p50, ms | p95, ms | x, same size | x, 256 x 256 | MB | memory, MB |",
         *lines,
     )
+    return f"{table}\n\n{figures.machine}"
 
 
 def summary(figures: Figures) -> str:
@@ -127,35 +153,37 @@ def summary(figures: Figures) -> str:
     points = [("dense", "litert", "fp32"), *((network, "litert", "int8") for network in NETWORKS), FASTDEPTH]
     lines = []
     for point in [point for point in points if point in figures.of]:
-        times, megabytes = figures.latency(point), figures.of[point]["model"]["file_bytes"] / 1e6
+        times, (height, width) = figures.latency(point), figures.of[point]["model"]["input"]
         accuracy = f"{figures.quality(point, 'nyu'):.3f} | {figures.mean(point):.3f}"
-        name = named(point).removesuffix(f", {ENGINES['litert']}")
+        name = f"{point[0]}, {point[2].upper()}, {height} x {width}"
+        megabytes = figures.of[point]["model"]["file_bytes"] / 1e6
         faster = times_faster(figures.speed_up(point))
         lines.append(f"| {name} | {accuracy} | {times['p50_ms']:.1f} | {faster} | {megabytes:.1f} |")
-    ramp = sum(figures.ramp[name]["delta1"] for name in OTHER_INDOOR) / len(OTHER_INDOOR)
-    lines.append(f"| vertical ramp, which ignores the image | {figures.ramp['nyu']['delta1']:.3f} | {ramp:.3f} | | | |")
-    return rows("| | delta1, NYU | delta1, other indoor sets | ms | x | MB |", *lines)
+    ramp = f"{figures.ramp['nyu']['delta1']:.3f} | {figures.ramp_mean():.3f}"
+    lines.append(f"| vertical ramp, which ignores the image | {ramp} | | | |")
+    table = rows("| in LiteRT | delta1, NYU | delta1, other indoor sets | ms | x | MB |", *lines)
+    return f"{table}\n\nx: as fast as the published graph in FP32 at the same size. {figures.machine}"
 
 
 def sets(figures: Figures) -> str:
-    """delta1 of the networks on every set; none of one on a set that it learned from."""
+    """delta1 of the networks on every set; none of one on a set that it learned from, but for NYU's test frames."""
     shown = [*((network, "litert", "fp32") for network in NETWORKS), ("channel 0.9", "litert", "int8")]
-    shown = [point for point in [*shown, ("free", "onnxruntime", "fp32"), FASTDEPTH] if point in figures.of]
-
-    def learned(point: Any, names: Sequence[str]) -> bool:
-        return point[0] in FREE and not set(names).isdisjoint(FREE_LEARNED)
+    shown = [point for point in [*shown, ("free", "litert", "fp32"), FASTDEPTH] if point in figures.of]
+    seen = {point: learned_from(point[0]) - {"nyu"} for point in shown}
 
     def line(title: str, frames: object, ramp: float, names: Sequence[str]) -> str:
-        cells = ["" if learned(point, names) else f"{figures.mean(point, names):.3f}" for point in shown]
+        cells = [
+            "" if seen[point].intersection(names) else f"{fmean(figures.quality(point, n) for n in names):.3f}"
+            for point in shown
+        ]
         return f"| {title} | {frames} | {ramp:.3f} | " + " | ".join(cells) + " |"
 
     lines = [line(name, ramp["frames"], ramp["delta1"], [name]) for name, ramp in figures.ramp.items()]
-    unseen = [name for name in OTHER_INDOOR if name not in FREE_LEARNED]
+    unseen = [name for name in OTHER_INDOOR if name not in set().union(*seen.values())]
     means = {f"mean of the {len(OTHER_INDOOR)} other indoor sets": OTHER_INDOOR}
-    means[f"mean of the {len(unseen)} of these that no network here learned from"] = unseen
-    for title, names in means.items():
-        lines.append(line(title, "", sum(figures.ramp[name]["delta1"] for name in names) / len(names), names))
-    names = [named(point).removesuffix(f", {ENGINES.get(point[1], '')}") for point in shown]
+    means |= {f"mean of the {len(unseen)} of these that no network here learned from": unseen}
+    lines += [line(title, "", figures.ramp_mean(names), names) for title, names in means.items()]
+    names = [f"{network}, {precision.upper()}" for network, _, precision in shown]
     return rows("| delta1 | frames | vertical ramp | " + " | ".join(names) + " |", *lines)
 
 
@@ -171,7 +199,7 @@ def pareto(figures: Figures, path: Path) -> None:
     colours = {name: f"C{number}" for number, name in enumerate([*NETWORKS, *FREE, *ZEROED])}
     for x, y, point in points.values():
         if point == FASTDEPTH:
-            axis.scatter(x, y, marker="*", s=160, color="black", zorder=4, label=FASTDEPTH)
+            axis.scatter(x, y, marker="*", s=160, color="black", zorder=4, label="FastDepth, INT8 (peer)")
         else:
             axis.scatter(x, y, marker=markers[point[2]], s=40, color=colours[point[0]], zorder=2)
     for name, colour in colours.items():
@@ -208,7 +236,7 @@ def pruned_table(jobs: list[Job], kind: str) -> str:
 def against_sensor(record: Mapping[str, Any]) -> str:
     """A row for each network against the emulated L515."""
     lines = []
-    for point, entry in zip(SENSOR, record["candidates"], strict=True):  # calibration renamed their files
+    for point, entry in zip(available(SENSOR), record["candidates"], strict=True):  # calibration renamed their files
         plain, frozen = (
             next(v for k, v in entry["quality"].items() if k.endswith("_calibrated") == end) for end in (False, True)
         )

@@ -6,7 +6,7 @@
 The run directories are the pieces of its training in order: each but the first began with the network of the one
 before it, and the last one holds what is shipped. The card takes everything else from their records: commands, frames,
 teachers. Its figures are those of the half-precision file, measured here on every real set of the shared folder.
-`--deployed` copies what deploy.py made of the shipped network beside it, and adds it to the card.
+`--deployed` copies what deploy.py made of the shipped network beside it, and lists it on the card: name all of them.
 """
 
 import argparse
@@ -60,8 +60,9 @@ In this order, each from the network that the one before it left:
 ## How good it is
 
 Prediction at the truth's size, scale and shift fitted per frame to 1 / depth on the valid pixels, clamped at the cap
-(10 m; KITTI 80 m), metres; means over frames. \\* of this set's training part frames were learned from; all other sets
-are zero-shot. Choices were made on redkitchen, on half of KITTI, and on a tenth of NYU's training scenes.
+(10 m; KITTI 80 m), metres; means over frames. \\* of this set's training part frames were learned from; sets that were
+learned from whole have no figures; all others are zero-shot. Choices were made on redkitchen, on half of KITTI, and on
+a tenth of NYU's training scenes.
 
 {figures}
 
@@ -76,21 +77,22 @@ def ship(name: str, run: Path, licence: str, folder: Path) -> Path:
     deployed of an earlier one goes.
     """
     source, path = run / "model.safetensors", folder / f"{name}.safetensors"
+    about = {key: value for key, value in read_metadata(source).items() if key not in RESERVED}
+    save_model(load_model(source).to(torch.float16), path, **about | {"licence": licence, "parent": ""})
     for old in folder.glob(f"{name}_int8*"):
         old.unlink()
     shutil.rmtree(folder / f"{name}_jetson", ignore_errors=True)
-    about = {key: value for key, value in read_metadata(source).items() if key not in RESERVED}
-    save_model(load_model(source).to(torch.float16), path, **about | {"licence": licence, "parent": ""})
     return path
 
 
 def check_chain(pieces: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Ends the program unless each piece began with the network that the one before it left."""
+    """Ends the program unless each piece is complete and began with the network that the one before it left."""
+    for run, piece in pieces.items():
+        if piece["status"] != "complete":
+            raise SystemExit(f"{run}: is not complete")
     for (before, _), (run, piece) in pairwise(pieces.items()):
         if Path(piece["parent"]).resolve() != (before / "model.safetensors").resolve():
             raise SystemExit(f"{run}: began with {piece['parent']}, not with what {before} left")
-        if piece["status"] != "complete":
-            raise SystemExit(f"{run}: is not complete")
 
 
 def card(path: Path, pieces: Mapping[Path, Mapping[str, Any]], figures: str, **texts: str) -> str:
@@ -136,9 +138,13 @@ def table(path: Path, shared: Path, trained_on: str) -> str:
     predict: Predictor = network_predictor(load_model(path), read_metadata(path)["input"])
     lines = ["| | frames | ramp, delta1 | delta1 | RMSE, m | MAE, m | AbsRel |", "| --- |" + " ---: |" * 6]
     for frames in real_sets(shared):
+        learned = frames.name in trained_on.split("+")
+        if learned and not frames.has_split:
+            lines.append(f"| {frames.name} | | | learned from | | | |")
+            continue
         ramp = evaluate(ramp_predictor, frames, limit=frame_limit())
         found = evaluate(predict, frames, limit=frame_limit(), progress=f"{path.stem} on {frames.name}")
-        mark = "\\*" if frames.name in trained_on.split("+") else ""
+        mark = "\\*" if learned else ""
         cells = " | ".join(f"{found[metric]:.3f}" for metric in METRICS)
         lines.append(f"| {frames.name}{mark} | {found['frames']} | {ramp['delta1']:.3f} | {cells} |")
     return "\n".join(lines)
@@ -146,11 +152,17 @@ def table(path: Path, shared: Path, trained_on: str) -> str:
 
 def add_deployed(name: str, runs: Sequence[Path], folder: Path) -> str:
     """Copies the files of deployments beside the shipped network, bundles as folders; returns the card's section."""
-    lines = ["| file | engine | precision | MB | delta1, NYU, 654 test frames |", "| --- | --- | --- | ---: | ---: |"]
+    lines = ["| file | engine | precision | MB | delta1, NYU |", "| --- | --- | --- | ---: | ---: |"]
     for run in runs:
         record = read_record(run)
+        if (
+            record["status"] != "complete"
+            or Path(record["parent"]).resolve() != (folder / f"{name}.safetensors").resolve()
+        ):
+            raise SystemExit(f"{run}: is not a complete deployment of {folder / name}.safetensors")
         about, bundle = record["deployment"], run / "bundle"
-        delta1, precision = f"{record['quality']['nyu']['delta1']:.3f}", about["precision"]
+        quality, precision = record["quality"]["nyu"], about["precision"]
+        delta1 = f"{quality['delta1']:.3f} ({quality['frames']} frames)"
         if bundle.is_dir():
             if next(iter(record["quality"])) != "synthetic":
                 raise SystemExit(
@@ -160,7 +172,7 @@ def add_deployed(name: str, runs: Sequence[Path], folder: Path) -> str:
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(bundle, target)
             files: Iterable[Path] = target.rglob("*.*")
-            engine, delta1 = "TensorRT, built on the Jetson", f"{delta1}, the graph in ONNX Runtime"
+            engine, delta1 = "TensorRT, built on the Jetson", f"{delta1}: the graph in ONNX Runtime"
         else:
             source, engine = run / about["file"], about["target"]
             target = folder / f"{name}_{precision}{source.suffix}"

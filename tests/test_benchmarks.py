@@ -82,7 +82,7 @@ def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_trai
     card = run("benchmarks/ship.py", "tiny", str(run_dir), *texts, "--out", str(tmp_path))
     assert "# Tiny\n\n**Licence.** As redwood's." in card
     assert "python train.py data=folder data.root=$MDE_SHARED/data/redwood" in card
-    assert "| redwood\\* | 4 |" in card
+    assert "| redwood | | | learned from |" in card
     assert read_metadata(tmp_path / "tiny.safetensors")["licence"] == "As redwood's."
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mde.benchmark import interleave, latency_entry
 from mde.data.sample import Frames, Splits
-from mde.deploy.description import Description
+from mde.deploy.description import Description, network_file
 from mde.deploy.job import files_of, recorded
 from mde.deploy.options import only
 from mde.deploy.reference import open_published, published_graph
@@ -210,13 +210,11 @@ class PublishedGraph:
 
 
 def published(candidate: Candidate) -> PublishedGraph | None:
-    """What the candidate's speed-up is against; None where nothing says which network it was.
-
-    That the network's own file says, or model.safetensors beside it, where deploy.py leaves it. MdeError when that is
-    not ours.
+    """What the candidate's speed-up is against; None where no network's own file says which it was. MdeError when that
+    is not ours.
     """
     path, about = candidate.path, candidate.runtime.description
-    source = path if about.engine == "pytorch" else path.with_name("model.safetensors")
+    source = network_file(path)
     metadata = read_metadata(source) if source.is_file() else {}
     if metadata.get("network") != about.network:
         return None

@@ -68,6 +68,16 @@ def description_file(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
+def network_file(path: Path) -> Path:
+    """The file of the network that `path` was made of: model.safetensors beside it, where deploy.py leaves it, or the
+    one that it is named after (in `weights/`, a.safetensors of a_int8.onnx); of a network's own file, itself.
+    """
+    if path.suffix in (".safetensors", ".pt"):
+        return path
+    named = path.with_name(f"{path.stem.rpartition('_')[0]}.safetensors")
+    return named if named.is_file() else path.with_name("model.safetensors")
+
+
 def write_description(path: Path, description: Description) -> None:
     """Describes the finished file `path`, whose contents the description is tied to by a hash."""
     content = asdict(description) | {"graph_sha256": graph_hash(path)}

@@ -22,6 +22,9 @@ from mde.models.network import DepthNetwork
 SCHEMA = 1
 
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "amx_int8")  # on which the speed of INT8 against FP32 hangs
+
+
 def environment() -> dict[str, Any]:
     """Machine and software, as far as they influence a result."""
     commit = subprocess.run(
@@ -30,7 +33,8 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": _cpu("model name") or platform.processor(),
+        "instructions": [name for name in INSTRUCTIONS if name in _cpu("flags").split()],
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -40,13 +44,11 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def _cpu(entry: str) -> str:
+    """What /proc/cpuinfo says of the first core, "" without."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(entry)), "")
 
 
 def describe_model(model: DepthNetwork, size: tuple[int, int], file: Path | None = None) -> dict[str, Any]:

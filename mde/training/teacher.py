@@ -18,7 +18,7 @@ from mde.atomic_file import atomic_file
 from mde.data.datamodule import parts_of
 from mde.data.mix import ConcatFrames
 from mde.data.sample import Frames, Sample, Splits
-from mde.deploy.description import description_file, graph_hash
+from mde.deploy.description import graph_hash, network_file
 from mde.deploy.runtime import Runtime, load_runtime
 from mde.errors import MdeError
 from mde.losses import relative_inverse_depth
@@ -167,7 +167,7 @@ def show(teacher: Teacher, frames: Frames, workers: int, indices: list[int]) -> 
 
 
 def own_metadata(path: Path, network: str) -> dict[str, Any]:
-    """What the network's own file says: `path`, or model.safetensors beside what deploy.py made of it; {} without."""
-    source = path.with_name("model.safetensors") if description_file(path).exists() else path
-    metadata = read_metadata(source) if source.suffix in (".safetensors", ".pt") and source.is_file() else {}
+    """What the network's own file says; {} without."""
+    source = network_file(path)
+    metadata = read_metadata(source) if source.is_file() else {}
     return metadata if metadata.get("network") == network else {}

@@ -146,6 +146,8 @@ def _with_safe_steps(edge: Any, source: Path, ranges: dict[str, dict[str, Any]])
         if taken is None or given is None:  # of a layer that stays float
             continue
         span = max(taken["max"].max(), 0) - min(taken["min"].min(), 0)
+        if span == 0:  # nothing but zeros comes in: the quantizer's own least range will do
+            continue
         filters = edge.flatbuffer.get_tensor_data(weights, model.buffers).copy()
         if len(operator.inputs) == 3 and operator.inputs[2] >= 0:
             bias = edge.flatbuffer.get_tensor_data(tensors[operator.inputs[2]], model.buffers)
