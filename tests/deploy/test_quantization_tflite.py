@@ -84,9 +84,13 @@ def test_one_delegate_runs_the_whole_graph(files):
     assert operators.count("DELEGATE") == 1
 
 
-def test_what_is_dead_after_pruning_opens_and_keeps_its_bias(tmp_path):
+@pytest.mark.parametrize("whole_layer", [False, True])
+def test_what_is_dead_after_pruning_opens_and_keeps_its_bias(tmp_path, whole_layer):
     """LiteRT ends the process for steps that are too fine."""
     graph = dead_graph()
+    if whole_layer:  # zeros go into the next one
+        graph.network.block[2].weight.zero_()
+        graph.network.block[2].bias.fill_(-0.1)
     export_tflite(graph, tmp_path / "float.tflite", SIZE)
     quantize_tflite(tmp_path / "float.tflite", tmp_path / "int8.tflite", calibration_frames())
     load = (
