@@ -37,9 +37,9 @@ FREE = {"free": "midas_small_free"}
 ZEROED = {"single weights 0.5": "prune=fine_grained sparsity=0.5", "2:4": "prune=two_four sparsity=0.5"}
 # (network, engine, precision) of the Pareto figure.
 POINTS = [
-    *((network, engine, "int8") for network in NETWORKS for engine in SUFFIX),
     *((network, "litert", "fp32") for network in (*NETWORKS, *FREE)),
     *(("dense", "onnxruntime", "fp32"), ("dense", "openvino", "fp32"), ("dense", "openvino", "float16")),
+    *((network, engine, "int8") for network in NETWORKS for engine in SUFFIX),
     *((network, "onnxruntime", "fp32") for network in ZEROED),
 ]
 # Of the table against the sensor.
@@ -146,9 +146,9 @@ def compared(name: str, points: Sequence[tuple[str, str, str]], options: str) ->
 def steps() -> Iterator[Step]:
     """Each may depend on what those before it left."""
     yield dense()
+    yield Step("photos", "deploy.py source=docs/photos", (weights("dense"),))
     yield from (zeroed(name) for name in ZEROED)
     yield from (deployed(point) for point in POINTS if not shipped(point))
-    yield Step("photos", "deploy.py source=docs/photos", (weights("dense"),))
     yield compared("compare", [*POINTS, FASTDEPTH], f"{NYU} {EVALUATE}")
     yield compared("figure4", SENSOR, f"data=l515 data.source={RECORDING} calibrate=20")
     start = f"checkpoint={dense().path}/model.safetensors"
