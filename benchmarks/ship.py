@@ -6,7 +6,8 @@
 The run directories are the pieces of its training in order: each but the first began with the network of the one
 before it, and the last one holds what is shipped. The card takes everything else from their records: commands, frames,
 teachers. Its figures are those of the half-precision file, measured here on every real set of the shared folder.
-`--deployed` copies what deploy.py made of the shipped network beside it, and lists it on the card: name all of them.
+`--deployed` copies what deploy.py made of the shipped network beside it, and lists it on the card: name all of them. A
+bundle's scripts are links there: copy it with `scp -r`, or `cp -rL`, which follow them.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import torch
 from omegaconf import OmegaConf
 from real_sets import real_sets
 
+from mde import jetson
 from mde.deploy.description import description_file
 from mde.deploy.job import files_of
 from mde.evaluation import Predictor, evaluate, frame_limit, network_predictor, ramp_predictor
@@ -171,6 +173,9 @@ def add_deployed(name: str, runs: Sequence[Path], folder: Path) -> str:
             target = folder / f"{name}_jetson"
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(bundle, target)
+            for script in map(target.joinpath, jetson.FILES):  # the package's own, once in the repository
+                script.unlink()
+                script.symlink_to(os.path.relpath(Path(jetson.__file__).with_name(script.name), target))
             files: Iterable[Path] = target.rglob("*.*")
             engine, delta1 = "TensorRT, built on the Jetson", f"{delta1}: the graph in ONNX Runtime"
         else:

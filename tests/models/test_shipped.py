@@ -2,6 +2,9 @@
 
 import hashlib
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,12 @@ from mde.deploy import load_runtime
 from mde.errors import MdeError
 from mde.models import build_model, load_model, read_metadata, shipped
 from mde.models.checkpoints import provenance, trained_size
+from mde.training.teacher import own_metadata
 from tests.test_config import composed
 
 FILES = sorted(shipped.FOLDER.glob("*.safetensors"))
-DEPLOYED = sorted(path for path in shipped.FOLDER.rglob("*") if path.suffix in (".onnx", ".xml", ".tflite"))
+DEPLOYED = sorted(path for path in shipped.FOLDER.glob("*") if path.suffix in (".onnx", ".xml", ".tflite"))
+BUNDLES = sorted(shipped.FOLDER.glob("*_jetson"))
 
 
 def test_the_dense_network_is_the_default_everywhere():
@@ -79,3 +84,15 @@ def test_the_deployed_files_name_the_network_they_are_of(path):
     depth = runtime.predict(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
     assert np.isfinite(depth).all()
     assert depth.std() > 0
+    assert own_metadata(path, "midas_small")["licence"], "whoever learns from it has to name it"
+
+
+@pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.name)
+def test_the_bundles_evaluate_what_they_hold(path, tmp_path):
+    """Copied as to a Jetson; on frames that may be handed on."""
+    bundle = shutil.copytree(path, tmp_path / "bundle")
+    done = subprocess.run(
+        [sys.executable, "runner.py", "evaluate", "--outputs", "stored"], cwd=bundle, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("synthetic (per_frame, 16 frames): delta1 0.")

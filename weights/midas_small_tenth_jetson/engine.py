@@ -1,0 +1,1 @@
+../../mde/jetson/engine.py

@@ -1,0 +1,1 @@
+../../mde/jetson/runner.py
