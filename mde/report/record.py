@@ -20,8 +20,6 @@ from mde.models.counts import multiply_adds
 from mde.models.network import DepthNetwork
 
 SCHEMA = 1
-
-
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "amx_int8")  # on which the speed of INT8 against FP32 hangs
 
 
