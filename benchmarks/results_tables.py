@@ -79,11 +79,10 @@ def rows(heading: str, *lines: str) -> str:
 
 
 def targets(figures: Figures) -> str:
-    """The issue's three targets, each with what was found."""
+    """The project's targets, each with what was found; that of speed in both its readings."""
     dense, peer = ("dense", "litert", "fp32"), FASTDEPTH
     inside = [point for point in figures.of if point[0] in NETWORKS]
     good = [p for p in inside if figures.quality(p, "nyu") >= figures.quality(dense, "nyu") - 0.02]
-    fastest = max(good, key=lambda point: figures.speed_up(point) or 0)
     better = [
         p
         for p in sorted(inside, key=lambda point: figures.latency(point)["p50_ms"])
@@ -105,15 +104,16 @@ def targets(figures: Figures) -> str:
             figures.mean(dense) > figures.mean(peer),
         ),
     ]
-    speed, cost = figures.speed_up(fastest) or 0, ours - figures.quality(fastest, "nyu")
-    lines.append(
-        line(
-            "10x as fast as the published graph (FP32, same engine), within 2 points of our dense delta1",
-            f"{named(fastest)}: {speed:.1f}x (against that of the dense network's size: "
-            f"{times_faster(figures.over_dense(fastest))}x), {100 * cost:.1f} points below",
-            speed >= 10,
+    for at, ratio in ("its own input size", figures.speed_up), ("the dense network's", figures.over_dense):
+        speed, fastest = max((ratio(point) or 0, point) for point in good)
+        cost = 100 * (ours - figures.quality(fastest, "nyu"))
+        lines.append(
+            line(
+                f"10x as fast as the published graph at {at} (FP32, same engine), within 2 points of our dense delta1",
+                f"{named(fastest)}: {speed:.1f}x, {cost:.1f} points below",
+                speed >= 10,
+            )
         )
-    )
     found = "; ".join(
         f"{named(p)}: {figures.latency(p)['p50_ms']:.2f} ms, {figures.quality(p, 'nyu'):.3f}" for p in [*better, peer]
     )

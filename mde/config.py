@@ -150,6 +150,7 @@ class PruneConfig:
     profile: str | None = None  # latencies measured on another device; null: measured here, in `engine`
     engine: str = "onnxruntime"  # onnxruntime | openvino
     threads: int = 2
+    blocks: int = 0  # residual blocks that are taken out first, those that change the prediction least
     scan: bool = False  # first prune each group alone, and plot what that costs
     scope: str = "global"  # global: where it costs least; layer: the same share everywhere
     rule: str = "share"  # kind=layer: layers until the zeroed share is nearest, or the paper's `count` of layers

@@ -20,10 +20,11 @@ from mde.models.midas_small import ENCODERS
 from mde.models.network import DepthNetwork
 from mde.models.official import LICENCE, NEVER_EXECUTED, TRAINED_ON, network_of, official_name, transformer_blocks
 from mde.models.registry import DEFAULT, find_network
+from mde.models.residual import take_out
 from mde.models.shipped import located
 
 METADATA_KEY = "mde"
-RESERVED = ("network", "options", "mean", "std")
+RESERVED = ("network", "options", "mean", "std", "taken_out")
 
 
 def save_model(model: DepthNetwork, path: str | os.PathLike[str], **metadata: Any) -> None:
@@ -36,6 +37,7 @@ def save_model(model: DepthNetwork, path: str | os.PathLike[str], **metadata: An
     if taken:
         raise MdeError(f"{path}: metadata may not be called {', '.join(taken)}; choose another name")
     header = {"network": model.name, "options": model.options, "mean": model.mean, "std": model.std, **metadata}
+    header |= {"taken_out": model.taken_out} if model.taken_out else {}
     # A copy of each tensor: safetensors refuses shared memory and channels_last strides.
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -96,7 +98,8 @@ def load_model(path: str | os.PathLike[str], *, reference: bool | None = None) -
         network = find_network(header["network"])
         with torch.device("meta"):
             model = network(**options)
-    except (MdeError, TypeError) as error:
+        take_out(model, header.get("taken_out", []))
+    except (MdeError, TypeError, AttributeError) as error:
         raise MdeError(f"{path}: written by another version of this program ({error}); update it") from error
     narrow_to(model, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     fill(model, tensors, path)

@@ -22,6 +22,7 @@ class DepthNetwork(nn.Module):
              are compared
     options  its constructor's arguments: class and options build the dense network again
 
+    taken_out       the residual blocks that it has no more
     published_size  height and width of the images that the official weights were trained on
     never_executed  parameters of the published network that no input reaches; they are not built
     """
@@ -32,6 +33,7 @@ class DepthNetwork(nn.Module):
     taps: ClassVar[tuple[str, ...]]
     published_size: ClassVar[tuple[int, int]] = (256, 256)
     never_executed: ClassVar[int] = 0
+    taken_out: tuple[str, ...] = ()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def in_float32(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """`layer(x)`, in float32 also under autocast, for what predicts: bfloat16 has steps of 1/128 near 1, which gradient
     matching would take for texture.
     """
-    if not torch.is_autocast_enabled(x.device.type):
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
         return layer(x)
     with torch.autocast(x.device.type, enabled=False):
         return layer(x.float())

@@ -50,10 +50,18 @@ def check(prune: PruneConfig, importance: ImportanceConfig, recovery: RecoveryCo
     if recovery.kind not in ("none", "finetune", "distill"):
         raise MdeError(f"recovery.kind={recovery.kind}: unknown; choose none, finetune or distill")
     if kind == "none":
-        for name, value in ("sparsity", prune.sparsity), ("prune.budget", prune.budget):
+        for name, value in (
+            ("sparsity", prune.sparsity),
+            ("prune.budget", prune.budget),
+            ("prune.blocks", prune.blocks or None),
+        ):
             if value is not None:
                 raise MdeError(f"{name}={value}: without pruning; add prune=channel, or leave it out")
         return
+    if prune.blocks < 0:
+        raise MdeError(f"prune.blocks={prune.blocks}: how many residual blocks to take out, at least 0")
+    if prune.blocks and (kind != "channel" or prune.budget in ("latency_ms", "fps")):
+        raise MdeError(f"prune.blocks={prune.blocks}: only with prune=channel and sparsity=... or prune.budget=macs")
     if prune.budget is not None:
         _check_budget(prune)
     elif kind == "two_four":

@@ -36,6 +36,8 @@ def read_profile(
             raise MdeError(f"prune.profile={path}: of {key} {told[key]}, not {value}; measure one of this network")
     if missing := {layer.name for layer in layers if layer.area} - names:
         raise MdeError(f"prune.profile={path}: has no layer {min(missing)}; measure one of this network")
+    if surplus := names - {layer.name for layer in layers}:
+        raise MdeError(f"prune.profile={path}: of layer {min(surplus)}, which is no more; measure one of this network")
     return profile
 
 

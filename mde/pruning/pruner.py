@@ -20,6 +20,7 @@ from mde.models.build import dense_of
 from mde.models.network import DepthNetwork
 from mde.pruning.channels import Aim, Limits, Search, kept_after, macs_aims, sparsity_aims
 from mde.pruning.cost import Layer, cost, dense_widths, layers_of
+from mde.pruning.depth import check_blocks, take_out_blocks
 from mde.pruning.importance import Gradients, channel_importance, image_gradients, weight_importance
 from mde.pruning.latency import latency_aims, measure_profile, time_share
 from mde.pruning.masks import (
@@ -39,6 +40,7 @@ from mde.report.terminal import say
 from mde.training.callbacks import Compression
 from mde.training.module import DepthModule
 
+BLOCK_IMAGES = 16  # that decide which blocks go
 MEASUREMENTS = 4  # of a latency that was aimed at
 DENSE = "dense.safetensors"  # in the run directory: the network as it was before its first pruning
 
@@ -65,12 +67,14 @@ class Pruner(Compression):
         self.share = 0.0  # of the way to the aim
         self.masks: Masks = {}
         self.kept: dict[str, Tensor] = {}  # group -> indices in the network before pruning
+        self.taken_out: tuple[str, ...] = ()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"share": self.share, "masks": self.masks, "kept": self.kept}
+        return {"share": self.share, "masks": self.masks, "kept": self.kept, "taken_out": self.taken_out}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.share, self.masks, self.kept = state["share"], state["masks"], state["kept"]
+        self.taken_out = state["taken_out"]
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if trainer.world_size > 1 and self.options.kind == "channel":
@@ -78,6 +82,8 @@ class Pruner(Compression):
         assert isinstance(module, DepthModule)
         if self.share:  # a resumed run
             self._teach(module)
+        else:
+            check_blocks(module.model, self.options.blocks)
 
     def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
         assert isinstance(module, DepthModule)
@@ -113,11 +119,16 @@ class Pruner(Compression):
         module.eval()
         images = torch.stack([sample["image"] for sample in data.calibration(_few(self.recovery.batchnorm_images))])
         images = images.to(next(model.parameters()).device)
+        optimizer = trainer.optimizers[0] if trainer else None
         if self.options.kind == "channel":
+            if first and self.options.blocks:
+                seen = images[:: -(-len(images) // BLOCK_IMAGES)]
+                take_out_blocks(model, seen, self.options.blocks, optimizer)
+                self.taken_out = model.taken_out
             groups = channel_groups(model)
-            keep = self._channels(groups, module, data, images)
+            keep = self._channels(groups, module, data, images, first)
             with corrected_statistics(model, images):
-                keep_channels(model, groups, keep, trainer.optimizers[0] if trainer else None)
+                keep_channels(model, groups, keep, optimizer)
             self.kept = kept_after(self.kept, keep)
         else:
             masks = self._masks(module, data)
@@ -130,13 +141,13 @@ class Pruner(Compression):
         self._teach(module)
 
     def _channels(
-        self, groups: list[ChannelGroup], module: DepthModule, data: DepthData, images: Tensor
+        self, groups: list[ChannelGroup], module: DepthModule, data: DepthData, images: Tensor, first: bool
     ) -> dict[str, Tensor]:
         """Group -> indices that stay."""
         model, options = module.model, self.options
         layers = layers_of(model, groups, self.size)
         scores = channel_importance(model, groups, self.importance.kind, self._gradients(module, data))
-        if options.scan and not self.kept:
+        if options.scan and first:
             rows = scan(model, groups, layers, scores, data.splits.validation, images, frame_limit() or 16)
             plot_scan(rows, self.run_dir / "pictures" / "sensitivity.png")
             (self.run_dir / "sensitivity.json").write_text(json.dumps(rows, indent=1))
@@ -148,7 +159,8 @@ class Pruner(Compression):
 
         if options.budget is None:
             assert options.sparsity is not None
-            return search(sparsity_aims(layers, dense, self.share * options.sparsity))
+            whole = layers_of(dense_of(model), [], self.size)  # also what was taken out counts
+            return search(sparsity_aims(whole, {}, self.share * options.sparsity))
         assert options.target is not None
         if options.budget == "macs":
             total = cost(layers, dense).macs

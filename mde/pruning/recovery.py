@@ -21,13 +21,26 @@ def corrected_statistics(model: DepthNetwork, images: Tensor) -> Iterator[None]:
     what the images show: a network may owe its accuracy to statistics of other images (ImageNet's, frozen, with
     trainer=cpu), and only what the pruning did is made good.
     """
+    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):  # a transformer
+        yield
+        return
+    relative_statistics(model, images)
+    yield
+    absolute_statistics(model, images)
+
+
+def relative_statistics(model: DepthNetwork, images: Tensor) -> None:
+    """Counts BatchNorm's statistics from what its input shows for `images`, in its units: narrowing narrows both."""
     before: list[tuple[Any, Tensor, Tensor]] = []
     _observe(model, images, lambda norm, mean, variance: before.append((norm, mean, variance)))
-    for norm, mean, variance in before:  # from here to the end relative to the input, so that narrowing narrows both
+    for norm, mean, variance in before:
         norm.running_mean.sub_(mean).div_(variance.sqrt())
         norm.running_var.div_(variance)
-    yield
-    _observe(model, images, _make_absolute)
+
+
+def absolute_statistics(model: DepthNetwork, images: Tensor) -> Tensor:
+    """Undoes `relative_statistics` where the inputs may have changed; returns what `model` predicts then."""
+    return _observe(model, images, _make_absolute)
 
 
 def _make_absolute(norm: Any, mean: Tensor, variance: Tensor) -> None:
@@ -36,22 +49,31 @@ def _make_absolute(norm: Any, mean: Tensor, variance: Tensor) -> None:
 
 
 @torch.no_grad()
-def _observe(model: DepthNetwork, images: Tensor, act: Callable[[Any, Tensor, Tensor], None]) -> None:
-    """Runs `model` once, if it has any BatchNorm, and calls act(norm, mean, variance of its input) just before each
-    computes: those that follow see what it then does."""
+def _observe(model: DepthNetwork, images: Tensor, act: Callable[[Any, Tensor, Tensor], None]) -> Tensor:
+    """Runs `model` once and calls act(norm, mean, variance of its input) just before each BatchNorm computes: those
+    that follow see what it then does. Returns the prediction.
+    """
 
     def hook(norm: Any, inputs: tuple[Tensor]) -> None:
         variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
         act(norm, mean, variance.clamp(min=DEAD))
 
     hooks = [norm.register_forward_pre_hook(hook) for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
-    if not hooks:  # a transformer
-        return
     try:
-        model(images)
+        return model(images)
     finally:
         for handle in hooks:
             handle.remove()
+
+
+def difference(prediction: Tensor, wanted: Tensor) -> Tensor:
+    """Mean |prediction - wanted| over wanted's mean absolute deviation from its median, per image (N, 1, H, W); their
+    mean, a scalar.
+    """
+    prediction, wanted = prediction.float(), wanted.float()
+    spread = (wanted - wanted.flatten(1).median(dim=1).values[:, None, None, None]).abs()
+    spread = spread.mean(dim=(1, 2, 3)).clamp(min=1e-6)
+    return ((prediction - wanted).abs().mean(dim=(1, 2, 3)) / spread).mean()
 
 
 class Distillation:
@@ -64,7 +86,7 @@ class Distillation:
 
     Called with normalised images (N, 3, H, W) and the student's prediction for them, straight after its forward pass;
     returns the weighted terms, scalars:
-    distil_output    mean |student - teacher| over the teacher's mean absolute deviation from its median, per image
+    distil_output    `difference` between student and teacher
     distil_features  mean over the network's `taps` of the mean squared difference over the mean square of the teacher's
     """
 
@@ -88,13 +110,10 @@ class Distillation:
 
     def __call__(self, image: Tensor, prediction: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
-            wanted = self.teacher(image).float()
-            spread = (wanted - wanted.flatten(1).median(dim=1).values[:, None, None, None]).abs()
-            spread = spread.mean(dim=(1, 2, 3)).clamp(min=1e-6)
-        difference = (prediction.float() - wanted).abs().mean(dim=(1, 2, 3))
+            wanted = self.teacher(image)
         terms = [self._tap(tap) for tap in self.taps]
         return {
-            "distil_output": self.weight * self.output * (difference / spread).mean(),
+            "distil_output": self.weight * self.output * difference(prediction, wanted),
             "distil_features": self.weight * self.features * torch.stack(terms).mean(),
         }
 

@@ -66,6 +66,7 @@ def describe_model(model: DepthNetwork, size: tuple[int, int], file: Path | None
         "nonzero_parameters": sum(int(parameter.count_nonzero()) for parameter in parameters),
         "dense_parameters": dense,
         "macs": multiply_adds(model, size),
+        "blocks_taken_out": list(model.taken_out),
         "sparsity": 1 - (count - zeros) / dense,
         "file_bytes": file.stat().st_size if file and file.exists() else 0,
     }

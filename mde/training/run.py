@@ -28,6 +28,7 @@ from mde.models import build_model, load_model, read_metadata, save_model, train
 from mde.models.build import UNTRAINED
 from mde.models.checkpoints import narrow_to, provenance
 from mde.models.network import DepthNetwork, check_size
+from mde.models.residual import take_out
 from mde.report.page import write_report
 from mde.report.pictures import picture_sheet, save_predictions
 from mde.report.record import describe_model, new_record, read_record, write_record
@@ -184,9 +185,14 @@ def announce(config: DictConfig, module: DepthModule, trainer: L.Trainer, data: 
 
 
 def narrow_like(model: DepthNetwork, checkpoint: Path) -> None:
-    """Gives `model` the widths of the network in a Lightning checkpoint, which may have been pruned in training."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    narrow_to(model, {name.removeprefix("model."): tuple(tensor.shape) for name, tensor in state.items()})
+    """Gives `model` the blocks and widths of the network in a Lightning checkpoint, which may have been pruned in
+    training.
+    """
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    for state in content["callbacks"].values():
+        take_out(model, [name for name in state.get("taken_out", ()) if name not in model.taken_out])
+    shapes = {name.removeprefix("model."): tuple(tensor.shape) for name, tensor in content["state_dict"].items()}
+    narrow_to(model, shapes)
 
 
 def finish(

@@ -74,6 +74,7 @@ def test_a_run_from_untrained_weights_trains_dense_then_prunes_and_says_so(run_t
 def test_a_run_killed_in_mid_schedule_ends_with_the_same_network_as_one_that_was_not(run_train, tiny, tmp_path, kind):
     options = [*tiny, f"prune={kind}", "sparsity=0.4", "schedule=cubic", "schedule.start=2", "schedule.end=6"]
     options += ["schedule.interval=2", "trainer.max_steps=8", "importance=l1", "recovery.batchnorm_images=2"]
+    options += ["prune.blocks=2"] if kind == "channel" else []
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run_train(*options, f"hydra.run.dir={whole}").returncode == 0
     each_step = "trainer.checkpoint_minutes=0.00001"
@@ -231,6 +232,8 @@ def profile_by_macs(model):
         (["prune=channel", "sparsity=0.3", "importance=lamp"], "importance=lamp: not with prune=channel"),
         (["prune=channel", "sparsity=0.3", "schedule.start=0"], "recovery=distill: with weights=none"),
         (["prune=channel", "sparsity=0.3", "schedule.start=9"], "schedule.start=9: after the last step"),
+        (["prune=layer", "sparsity=0.3", "prune.blocks=2"], "prune.blocks=2: only with prune=channel and"),
+        (["prune=channel", "sparsity=0.3", "prune.blocks=99"], "prune.blocks=99: midas_small has 16 residual blocks"),
         (["prune=chanel", "sparsity=0.3"], "no 'chanel' in prune; did you mean 'channel'?"),
     ],
 )
