@@ -57,11 +57,11 @@ def main() -> None:
     given = {} if options.checkpoint else {"encoder": options.encoder}
     dense = build_model("midas_small", weights=options.checkpoint, **given)
     reference = build_model("midas_small", weights=options.checkpoint, reference=True, **given)
-    networks = {0.0: dense}
+    networks = {"dense": dense}
     if options.pruned:
-        networks |= {sparsity(network, dense): network for network in map(load_model, options.pruned)}
+        networks |= {path: load_model(path) for path in options.pruned}
     else:
-        networks |= {share: pruned(dense, "channel", share, size) for share in options.sparsities}
+        networks |= {f"channel {share:g}": pruned(dense, "channel", share, size) for share in options.sparsities}
     frames = synthetic_splits(frames=64, validation=1, test=1, size=list(size)).train
     images = [np.ascontiguousarray(frames[i].image.permute(1, 2, 0)[None].numpy()) for i in range(min(16, len(frames)))]
     rounds = min(options.rounds, frame_limit() or options.rounds)
@@ -79,7 +79,7 @@ def main() -> None:
                 print(operators(engine, path, images[0], rounds, options.threads))
         figures[engine] = {name: latency_entry(values, times[REFERENCE]) for name, values in times.items()}
     about = {"published graph": describe_model(reference, size)}
-    about |= {title(share): describe_model(network, size) for share, network in networks.items()}
+    about |= {name: describe_model(network, size) for name, network in networks.items()}
     print(table(figures))
     for name, entry in about.items():
         print(f"{name}: {entry['parameters'] / 1e6:.2f} M parameters, {entry['macs'] / 1e9:.3f} G multiply-adds")
@@ -90,15 +90,10 @@ def main() -> None:
         options.out.write_text(json.dumps(content, indent=1))
 
 
-def sparsity(network: DepthNetwork, dense: DepthNetwork) -> float:
-    counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (network, dense)]
-    return 1 - counts[0] / counts[1]
-
-
 def graphs(
     engine: str,
     reference: DepthNetwork,
-    networks: dict[float, DepthNetwork],
+    networks: dict[str, DepthNetwork],
     size: tuple[int, int],
     images: list[np.ndarray],
     folder: Path,
@@ -107,9 +102,9 @@ def graphs(
     """Name -> a call of the graph in `engine`."""
     suffix = TARGETS[engine][0]
     wanted = {REFERENCE: (reference, "fp32")}
-    for share, network in networks.items():
+    for name, network in networks.items():
         for precision in ("fp32", "int8"):
-            wanted[f"{title(share)}, {precision}"] = (network, precision)
+            wanted[f"{name}, {precision}"] = (network, precision)
     runs = {}
     for number, (name, (network, precision)) in enumerate(wanted.items()):
         published = name == REFERENCE
@@ -121,10 +116,6 @@ def graphs(
         write_target(engine, request, path)
         runs[name] = partial(open_engine(engine, path, threads), images[0])
     return runs
-
-
-def title(share: float) -> str:
-    return f"channel {share:.3g}" if share else "dense"
 
 
 def eager(network: DepthNetwork, image: np.ndarray, threads: int) -> partial:

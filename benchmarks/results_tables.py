@@ -104,7 +104,7 @@ def targets(figures: Figures) -> str:
             figures.mean(dense) > figures.mean(peer),
         ),
     ]
-    for at, ratio in ("its own input size", figures.speed_up), ("the dense network's", figures.over_dense):
+    for at, ratio in ("the same input size", figures.speed_up), ("the dense network's", figures.over_dense):
         speed, fastest = max((ratio(point) or 0, point) for point in good)
         cost = 100 * (ours - figures.quality(fastest, "nyu"))
         lines.append(
