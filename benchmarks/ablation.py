@@ -1,6 +1,6 @@
 """What moves accuracy: short trainings that differ in one thing, judged on the frames that may decide.
 
-    python benchmarks/ablation.py               # the rows that are not there yet; five minutes each on two cores
+    python benchmarks/ablation.py               # the rows that are not there yet; three minutes each on two cores
     python benchmarks/ablation.py --write       # only the table in docs/results.md, from what there is
     python benchmarks/ablation.py --only size   # rows whose name holds this
 
@@ -31,20 +31,27 @@ PHOTOS = (
     f"data.parts.photos.root={SHARED}/photos"
 )
 SYNTHETIC = "data=mix data.parts.folder.root={root} data.weights.synthetic={synthetic} data.weights.folder={folder}"
-BASE = "NYU, Lite 0, 160 x 224, 400 steps"
+BASE, STEPS = "NYU, Lite 0, 160 x 224", 250
 ROWS = {
     BASE: FOLDER,
-    "plain L1": f"{FOLDER} loss=l1",
-    "BatchNorm training": f"{FOLDER} trainer.freeze_batchnorm=false",
-    "encoder Lite 1": f"{FOLDER} model.encoder=lite1",
+    "another seed": f"{FOLDER} seed=1",
+    "FastDepth teaches": f"{FOLDER} {TEACHER}",
+    "FastDepth teaches, and half photos": f"{PHOTOS} {TEACHER}",
+    "half synthetic": SYNTHETIC.format(root=NYU, synthetic=0.5, folder=0.5),
     "encoder Lite 2": f"{FOLDER} model.encoder=lite2",
     "size 192 x 192": f"{FOLDER} size=[192,192]",
     "size 256 x 256": f"{FOLDER} size=[256,256]",
     "1,000 steps": f"{FOLDER} trainer.max_steps=1000",
-    "FastDepth teaches": f"{FOLDER} {TEACHER}",
-    "FastDepth teaches, and half photos": f"{PHOTOS} {TEACHER}",
-    "half synthetic": SYNTHETIC.format(root=NYU, synthetic=0.5, folder=0.5),
+    "moving average of the weights": f"{FOLDER} altered=moving_average",
+    "no colour jitter": f"{FOLDER} altered=no_colour_jitter",
+    "no crops": f"{FOLDER} altered=whole_frames",
+    "plain L1": f"{FOLDER} loss=l1",
+    "BatchNorm frozen": f"{FOLDER} trainer.freeze_batchnorm=true",
     "synthetic alone": "data=synthetic",
+    "synthetic alone, plain textures": "data=synthetic altered=plain_textures",
+    "synthetic alone, one light": "data=synthetic altered=one_light",
+    "synthetic alone, one exposure": "data=synthetic altered=one_exposure",
+    "synthetic alone, one field of view": "data=synthetic altered=one_field_of_view",
     "synthetic alone, rooms": "data=synthetic data.world=rooms",
     "synthetic alone, as an L515 measures": "data=synthetic data.sensor=l515",
 }
@@ -78,10 +85,11 @@ def lay_frames(shared: Path) -> None:
 
 def step(name: str) -> Step:
     """A row's run; NYU's held-out scenes are evaluated in every row, those that do not train on NYU included."""
-    options = ROWS[name]
+    options, _, change = ROWS[name].partition(" altered=")
+    script = f"benchmarks/altered.py {change}" if change else "train.py"
     if "trainer.max_steps=" not in options:
-        options += " trainer.max_steps=400"
-    command = f"train.py weights=imagenet {options} evaluate=[{HELD_OUT},{KITCHEN},{KITTI}]"
+        options += f" trainer.max_steps={STEPS}"
+    command = f"{script} weights=imagenet {options} evaluate=[{HELD_OUT},{KITCHEN},{KITTI}]"
     return Step(f"ablation/{slug(name)}", command)
 
 

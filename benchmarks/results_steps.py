@@ -31,6 +31,7 @@ NETWORKS = {
     "channel 0.5": "midas_small_half",
     "channel 0.75": "midas_small_quarter",
     "channel 0.9": "midas_small_tenth",
+    "shallow 0.9": "midas_small_shallow",
 }
 FREE = {"free": "midas_small_free"}
 # Pruned without training after, for the Pareto figure: zeros, which no engine here is faster for.

@@ -207,7 +207,7 @@ def pareto(figures: Figures, path: Path) -> None:
     for precision, marker in markers.items():
         axis.scatter([], [], color="0.5", marker=marker, s=40, label=precision.upper())
     axis.set_xscale("log", subs=[])
-    axis.set_xticks([3, 5, 10, 20, 50], ["3", "5", "10", "20", "50"])
+    axis.set_xticks([2, 3, 5, 10, 20, 50], ["2", "3", "5", "10", "20", "50"])
     axis.set_xlabel("median latency of one image, ms (two CPU threads, each file in its own engine)")
     axis.set_ylabel("delta1, NYU, 654 test frames")
     axis.grid(alpha=0.3, which="both")

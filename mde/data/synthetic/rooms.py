@@ -28,6 +28,7 @@ from mde.data.synthetic.scene import (
 )
 
 SHADOW_SIDES = (64, 96, 128, 192)
+FIELD_OF_VIEW = (48.0, 88.0)  # degrees, of the picture's width
 
 
 def room(rng: Random, size: tuple[int, int]) -> Scene:
@@ -306,7 +307,7 @@ def _camera(
     free = b.clearance([eye for eye, _ in views], since=shell).amin(1).tolist()
     eye, aim = next((view for view, gap in zip(views, free, strict=True) if gap > need), views[free.index(max(free))])
     yaw, pitch = toward(eye, aim)
-    fov = math.radians(rng.uniform(48, 88))
+    fov = math.radians(rng.uniform(*FIELD_OF_VIEW))
     return look(eye, yaw, pitch, rng.gauss(0, 0.05), size, fov, frame_aspect(rng, size, 4 / 3))
 
 

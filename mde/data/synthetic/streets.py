@@ -28,6 +28,7 @@ from mde.data.synthetic.scene import (
 
 REACH = 74.0  # metres; the ground ends here, behind a last row of trees and houses, so that depth stays below 80 m
 SHADOW_SIDE = 192
+FIELD_OF_VIEW = (50.0, 90.0)  # degrees, of the picture's width
 
 
 def street(rng: Random, size: tuple[int, int]) -> Scene:
@@ -42,7 +43,7 @@ def street(rng: Random, size: tuple[int, int]) -> Scene:
     if rng.random() < 0.25:
         eye = (rng.choice((-1, 1)) * (road + rng.uniform(0.2, 0.9) * pavement), 0.0, rng.uniform(1.2, 1.9))
     yaw = rng.gauss(0, 0.12) if rng.random() < 0.7 else rng.uniform(-0.9, 0.9)
-    fov = math.radians(rng.uniform(50, 90))
+    fov = math.radians(rng.uniform(*FIELD_OF_VIEW))
     aspect = frame_aspect(rng, size, 3.3 * size[1] / size[0])
     camera = look(eye, yaw, rng.gauss(-0.04, 0.05), rng.gauss(0, 0.02), size, fov, aspect)
     primitives, materials = b.finish(eye, clearance=0.8)
