@@ -2,22 +2,22 @@
 
     python benchmarks/altered.py plain_textures data=synthetic trainer.max_steps=250 ...    # then as train.py
 
-Data are made in the process itself (workers=0): a worker would not know of the change.
+Data are made in the process itself (workers=0): a worker that is not forked would not know of the change.
 """
 
 import runpy
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
-import mde.data.synthetic as synthetic
 from mde.data import transforms
-from mde.data.synthetic import rooms, scene, streets
+from mde.data.synthetic import photo, rooms, scene, streets
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 
@@ -32,25 +32,31 @@ def whole_frames() -> None:
 
 
 def one_field_of_view() -> None:
-    """60 degrees, about that of NYU's camera."""
+    """Every camera's in the middle of the range."""
     for world in (rooms, streets):
-        world.FIELD_OF_VIEW = (60.0, 60.0)
+        middle = sum(world.FIELD_OF_VIEW) / 2
+        world.FIELD_OF_VIEW = (middle, middle)
 
 
 def plain_textures() -> None:
-    scene.KINDS = dict.fromkeys(scene.KINDS, scene.KINDS["plain"])
+    """As many of every kind as before, so that nothing else of a scene changes."""
+    plain = scene.KINDS["plain"]
+    scene.KINDS = {kind: [plain[n % len(plain)] for n in range(len(those))] for kind, those in scene.KINDS.items()}
 
 
 def one_light() -> None:
-    """Every room lit alike, as far as its size allows."""
-    lights = rooms._lights
-    rooms._lights = lambda rng, *walls: lights(Random(0), *walls)
+    """Every room has the same lights, as far as its size allows, every street the same sun and sky."""
+    for world, name in (rooms, "_lights"), (streets, "_sun"), (streets, "_sky"):
+        setattr(world, name, partial(_unvaried, getattr(world, name)))
+
+
+def _unvaried(draw: Callable[..., Any], rng: Random, *rest: Any) -> Any:
+    return draw(Random(0), *rest)
 
 
 def one_exposure() -> None:
-    """The same white balance, exposure, vignette, blur, noise and contrast in every frame."""
-    expose = synthetic.expose
-    synthetic.expose = lambda radiance, generator: expose(radiance, torch.Generator().manual_seed(0))
+    """Exposure, white balance, vignette, blur, noise level and contrast in the middle of their ranges."""
+    photo._chance = lambda generator: [0.5] * 9
 
 
 def moving_average() -> None:
@@ -82,7 +88,7 @@ def main() -> None:
     if change not in ALTERATIONS:
         raise SystemExit(f"{change}: unknown; choose one of {', '.join(ALTERATIONS)}")
     ALTERATIONS[change]()
-    sys.argv[0] = str(TRAIN)
+    sys.argv[0] = f"benchmarks/altered.py {change}"  # the run's record names the command
     sys.argv.append("workers=0")
     runpy.run_path(str(TRAIN), run_name="__main__")
 

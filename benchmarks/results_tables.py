@@ -205,7 +205,7 @@ def pareto(figures: Figures, path: Path) -> None:
     for name, colour in colours.items():
         axis.scatter([], [], color=colour, s=40, label=name)
     for precision, marker in markers.items():
-        axis.scatter([], [], color="0.5", marker=marker, s=40, label=precision.upper())
+        axis.scatter([], [], facecolor="none", edgecolor="black", marker=marker, s=40, label=precision.upper())
     axis.set_xscale("log", subs=[])
     axis.set_xticks([2, 3, 5, 10, 20, 50], ["2", "3", "5", "10", "20", "50"])
     axis.set_xlabel("median latency of one image, ms (two CPU threads, each file in its own engine)")

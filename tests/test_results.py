@@ -136,5 +136,5 @@ def test_every_part_that_is_made_has_its_place(record, monkeypatch, tmp_path):
     assert len(parts) == 8
     for name in {*parts, "ablation"}:
         assert f"<!-- results: {name} -->" in pages
-    for name in ("pareto", "photos", "figure4"):
+    for name in ("pareto", "photos", "figure2", "figure3", "figure4"):
         assert f"images/{name}.png)" in pages

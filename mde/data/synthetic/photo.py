@@ -8,7 +8,7 @@ from torch import Tensor
 def expose(radiance: Tensor, generator: torch.Generator) -> Tensor:
     """Linear radiance float32 (3, H, W) -> uint8 RGB (3, H, W). The generator lives on the CPU."""
     height, width = radiance.shape[1:]
-    chance = torch.rand(9, generator=generator).tolist()
+    chance = _chance(generator)
     balance = torch.tensor([1 + 0.3 * (chance[0] - 0.25), 1.0, 1 + 0.3 * (chance[1] - 0.65)], device=radiance.device)
     level = 0.09 + 0.17 * chance[2]  # mean luminance that the automatic exposure aims for
     image = radiance * (balance * level / radiance.mean(dtype=torch.float64).float().clamp_min(1e-3))[:, None, None]
@@ -23,6 +23,11 @@ def expose(radiance: Tensor, generator: torch.Generator) -> Tensor:
     image = (image * 1.5).clamp(0, 1) ** (1 / (1.9 + 0.6 * chance[7]))
     contrast = 1.15 + 0.6 * chance[8]
     return ((image - 0.45) * contrast + 0.45).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def _chance(generator: torch.Generator) -> list[float]:
+    """What a picture's taking is left to, each in 0 to 1."""
+    return torch.rand(9, generator=generator).tolist()
 
 
 def _vignette(image: Tensor, strength: float) -> Tensor:
