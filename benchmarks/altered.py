@@ -1,6 +1,6 @@
 """Training with one thing changed that is no option: for the rows of benchmarks/ablation.py.
 
-    python benchmarks/altered.py plain_textures data=synthetic trainer.max_steps=250 ...    # then as train.py
+    python benchmarks/altered.py plain_textures data=synthetic trainer.max_steps=150 ...    # then as train.py
 
 Data are made in the process itself (workers=0): a worker that is not forked would not know of the change.
 """

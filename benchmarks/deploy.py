@@ -3,6 +3,7 @@
     python benchmarks/deploy.py                                  # random weights, MiDaS small as published in size
     python benchmarks/deploy.py --checkpoint PATH --size 160 224 --pruned PATH PATH     # networks that prune.py left
     python benchmarks/deploy.py --fastdepth $MDE_SHARED/peers/fast_depth_224.tflite      # a peer's row, absolute
+    python benchmarks/deploy.py --checkpoint PATH --apart        # and what doubling inside the last convolution saves
     python benchmarks/deploy.py --sparsities 0.75 0.8 0.85 --layers      # and what the smallest spends its time on
 
 All graphs of an engine are timed in turn in one process. Widths and precision decide the times, not the values of the
@@ -11,6 +12,7 @@ is measured by prune.py and deploy.py.
 """
 
 import argparse
+import copy
 import json
 import tempfile
 from collections import defaultdict
@@ -30,6 +32,7 @@ from mde.evaluation import frame_limit
 from mde.export import ImageGraph, deployable
 from mde.models import build_model, load_model
 from mde.models.network import DepthNetwork
+from mde.models.registry import PUBLISHED
 from mde.profile import PROFILERS, layer_times
 from mde.report.record import describe_model, environment
 
@@ -48,6 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.5, 0.75], help="of channels, beside dense")
     parser.add_argument("--pruned", nargs="+", help="networks pruned from the checkpoint, in the place of --sparsities")
+    parser.add_argument("--apart", action="store_true", help="each network with its last doubling apart as well")
     parser.add_argument("--layers", action="store_true", help="time by operator and layer, of the last INT8 graph")
     parser.add_argument("--fastdepth", type=Path, help="another network's .tflite, timed beside LiteRT's graphs")
     parser.add_argument("--out", type=Path, help="figures as JSON")
@@ -55,13 +59,15 @@ def main() -> None:
     torch.manual_seed(0)
     size = (options.size[0], options.size[1])
     given = {} if options.checkpoint else {"encoder": options.encoder}
-    dense = build_model("midas_small", weights=options.checkpoint, **given)
-    reference = build_model("midas_small", weights=options.checkpoint, reference=True, **given)
+    dense = build_model("midas_small", weights=options.checkpoint, border="replicate", **given)
+    reference = build_model("midas_small", weights=options.checkpoint, **given | PUBLISHED)
     networks = {"dense": dense}
     if options.pruned:
         networks |= {path: load_model(path) for path in options.pruned}
     else:
         networks |= {f"channel {share:g}": pruned(dense, "channel", share, size) for share in options.sparsities}
+    if options.apart:
+        networks = {f"{name}, doubling apart": doubling_apart(network) for name, network in networks.items()} | networks
     frames = synthetic_splits(frames=64, validation=1, test=1, size=list(size)).train
     images = [np.ascontiguousarray(frames[i].image.permute(1, 2, 0)[None].numpy()) for i in range(min(16, len(frames)))]
     rounds = min(options.rounds, frame_limit() or options.rounds)
@@ -88,6 +94,13 @@ def main() -> None:
         content = {"environment": environment(), "engines": versions, "size": size, "threads": options.threads}
         content |= {"rounds": rounds, "networks": about, "latency": figures}
         options.out.write_text(json.dumps(content, indent=1))
+
+
+def doubling_apart(network: DepthNetwork) -> DepthNetwork:
+    """A copy with border="zeros", as published, which the doubling before it cannot be made one with."""
+    network = copy.deepcopy(network)
+    network.border = network.decoder.head.border = network.decoder.head.conv2.padding_mode = "zeros"
+    return network
 
 
 def graphs(

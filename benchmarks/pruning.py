@@ -21,6 +21,7 @@ from mde.evaluation import frame_limit
 from mde.export import deployable
 from mde.models import build_model
 from mde.models.network import DepthNetwork
+from mde.models.registry import PUBLISHED
 from mde.pruning.channels import Limits, Search, sparsity_aims
 from mde.pruning.cost import dense_widths, layers_of
 from mde.pruning.importance import channel_importance, weight_importance
@@ -71,8 +72,8 @@ def main() -> None:
     torch.manual_seed(0)
     size = tuple(options.size)
     given = {} if options.checkpoint else {"encoder": options.encoder}
-    model = build_model("midas_small", weights=options.checkpoint, **given)
-    published = build_model("midas_small", weights=options.checkpoint, reference=True, **given)
+    model = build_model("midas_small", weights=options.checkpoint, border="replicate", **given)
+    published = build_model("midas_small", weights=options.checkpoint, **given | PUBLISHED)
     graphs: dict[str, nn.Module] = {
         "reference": published,
         "dense": deployable(model),

@@ -33,7 +33,7 @@ TRAINED = "trained for INT8, PyTorch"
 
 
 def as_graph(model: DepthNetwork) -> ImageGraph:
-    return ImageGraph(deployable(model), model.mean, model.std).eval()
+    return ImageGraph(deployable(model, same_kernels=True), model.mean, model.std).eval()
 
 
 def as_image(sample: Sample, size: tuple[int, int]) -> np.ndarray:

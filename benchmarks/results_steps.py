@@ -55,12 +55,14 @@ class Step:
     inputs, or another command, it begins anew.
 
     inputs  files of `weights/` that it reads
+    brief   100 frames are evaluated, of whatever set: a later step evaluates what it leaves on all of them
     """
 
     name: str
     command: str
     inputs: tuple[Path, ...] = ()
     sweep: bool = False
+    brief: bool = False
 
     @property
     def path(self) -> Path:
@@ -79,7 +81,8 @@ class Step:
     def run(self) -> None:
         folder = f"hydra.{'sweep' if self.sweep else 'run'}.dir={self.path}"
         print(f"$ python {self.command} {folder}", flush=True)
-        subprocess.run([sys.executable, *self.command.split(" "), folder], check=False)
+        limits = {"MDE_MAX_STEPS": "25"} if self.brief else {}  # calibration and gate see as many frames as without
+        subprocess.run([sys.executable, *self.command.split(" "), folder], check=False, env=os.environ | limits)
 
 
 def weights(network: str) -> Path:
@@ -106,7 +109,7 @@ def deployed(point: tuple[str, str, str]) -> Step:
     source = zeroed(network).path / "model.safetensors" if network in ZEROED else weights(network)
     command = f"deploy.py checkpoint={source} target={engine} quantize={quantize} {NYU}"
     inputs = () if network in ZEROED else (source,)
-    return Step(f"deployed/{slug(network)}-{engine}-{precision}", command, inputs)
+    return Step(f"deployed/{slug(network)}-{engine}-{precision}", command, inputs, brief=True)
 
 
 def slug(name: str) -> str:

@@ -17,6 +17,9 @@ class ModelConfig:
     variant: str | None = (
         None  # of fastdepth: dense | pruned; of guidedepth: full | small; null: likewise, else the first
     )
+    border: str | None = (
+        None  # of midas_small: zeros, as published, or replicate, train.py's default for untrained weights
+    )
     blocks: int | None = None  # of a DPT's transformer; null: likewise, else as published
 
 

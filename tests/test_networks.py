@@ -13,7 +13,11 @@ from mde.models import build_model
 from mde.models.network import DepthNetwork
 
 SIZE = (64, 64)
-NETWORKS: dict[str, dict[str, str]] = {"midas_small": {"encoder": "lite0"}, "fastdepth": {}, "guidedepth": {}}
+NETWORKS: dict[str, dict[str, str]] = {
+    "midas_small": {"encoder": "lite0", "border": "replicate"},
+    "fastdepth": {},
+    "guidedepth": {},
+}
 
 torch.set_num_threads(1)
 

@@ -29,6 +29,7 @@ from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, frame_limit, ramp_predictor, spread
 from mde.jetson.builder import read_record
 from mde.models import read_metadata
+from mde.models.registry import PUBLISHED, as_published
 from mde.report.comparison import show_comparison, write_comparison
 from mde.report.pictures import comparison_sheet
 from mde.report.record import new_record
@@ -197,7 +198,7 @@ class PublishedGraph:
     @property
     def label(self) -> str:
         about = self.about
-        options = " ".join(str(value) for name, value in self.options.items() if name != "reference")
+        options = " ".join(str(value) for name, value in self.options.items() if name not in PUBLISHED)
         size = f"{about.input[0]} x {about.input[1]} {about.layout} {about.dtype}"
         return f"published graph of {about.network} {options}, {size}, fp32 in {self.library}"
 
@@ -219,7 +220,7 @@ def published(candidate: Candidate) -> PublishedGraph | None:
     if metadata.get("network") != about.network:
         return None
     library = read_record(str(path))["library"] if about.engine == "tensorrt" else about.engine
-    return PublishedGraph(about, metadata["options"], library)
+    return PublishedGraph(about, as_published(metadata["options"]), library)
 
 
 def draw(candidates: Sequence[Candidate], frames: Frames, run_dir: Path) -> str:

@@ -108,14 +108,16 @@ def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
     save_model(model, file, **about | {"parent": config.checkpoint, "input": list(size)})
     network = expected = load_runtime(file, threads=config.threads)
     if scales:
-        rounded = deployable(model)
+        rounded = deployable(model, same_kernels=True)
         fake_quantize(rounded, scales)
         graph = ImageGraph(rounded, model.mean, model.std)
         expected = Runtime(file, network.description, graph_engine(graph, config.threads))
     target = config.target
     request = Request(
         model.name,
-        ImageGraph(deployable(model), model.mean, model.std, target.layout, target.dtype).eval(),
+        ImageGraph(
+            deployable(model, same_kernels=bool(scales)), model.mean, model.std, target.layout, target.dtype
+        ).eval(),
         size,
         PRECISIONS[config.quantize.kind],
         folder,

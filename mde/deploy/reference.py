@@ -8,11 +8,12 @@ from mde.deploy.targets import TARGETS, Request, write_target
 from mde.engines import Engine, graph_engine, open_engine
 from mde.export import ImageGraph
 from mde.models import build_model
+from mde.models.registry import as_published
 
 
 def published_graph(name: str, options: Mapping[str, Any], layout: str = "nhwc", dtype: str = "uint8") -> ImageGraph:
     """The graph of network `name` as it was published. Its weights are random: times do not depend on them."""
-    network = build_model(name, **{**options, "reference": True})
+    network = build_model(name, **as_published(options))
     return ImageGraph(network, network.mean, network.std, layout, dtype).eval()
 
 

@@ -87,5 +87,7 @@ def _pad(graph: Any, x: Any, pads: list[int], mode: str, value: float | None) ->
     """Padding of (N, C, H, W). torch lists (before, after) from the last axis on, ONNX all befores, then all afters."""
     unpadded = [0] * (4 - len(pads) // 2)
     widths = torch.tensor(unpadded + pads[-2::-2] + unpadded + pads[-1::-2])
+    if mode == "replicate":
+        return graph.op("Pad", x, graph.op("Constant", value_t=widths), mode_s="edge")
     constants = [graph.op("Constant", value_t=constant) for constant in (widths, torch.tensor(value or 0.0))]
     return graph.op("Pad", x, *constants, mode_s=mode)

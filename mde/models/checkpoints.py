@@ -1,5 +1,6 @@
 """Network files: our own (safetensors with JSON metadata) and the official ones. Nothing here runs a file's code."""
 
+import inspect
 import json
 import os
 import pickle
@@ -82,22 +83,22 @@ def trained_size(checkpoint: str | os.PathLike[str], network: str | None = None)
     return height, width
 
 
-def load_model(path: str | os.PathLike[str], *, reference: bool | None = None) -> DepthNetwork:
+def load_model(
+    path: str | os.PathLike[str], *, reference: bool | None = None, border: str | None = None
+) -> DepthNetwork:
     """The network that `save_model` wrote, in eval mode, pruned if it was: widths are read from the tensors.
 
     reference  order of operations, see `Fusion`; None takes the file's
+    border     likewise, see `Head`; networks without it take none
 
     MdeError when the file is missing, damaged, not ours, or of an unknown network.
     """
     path = Path(path)
     header, tensors = _read_own(path, with_tensors=True)
-    options = dict(header["options"])
-    if reference is not None and "reference" in options:
-        options["reference"] = reference
     try:
         network = find_network(header["network"])
         with torch.device("meta"):
-            model = network(**options)
+            model = network(**header["options"] | chosen(network, reference=reference, border=border))
         take_out(model, header.get("taken_out", []))
     except (MdeError, TypeError, AttributeError) as error:
         raise MdeError(f"{path}: written by another version of this program ({error}); update it") from error
@@ -107,7 +108,13 @@ def load_model(path: str | os.PathLike[str], *, reference: bool | None = None) -
     return model.eval()
 
 
-def load_official(path: str | os.PathLike[str], *, reference: bool = False) -> DepthNetwork:
+def chosen(network: type[DepthNetwork], **options: Any) -> dict[str, Any]:
+    """Those of `options` that `network` has and that are not None."""
+    known = inspect.signature(network).parameters
+    return {name: value for name, value in options.items() if name in known and value is not None}
+
+
+def load_official(path: str | os.PathLike[str], *, reference: bool = False, border: str | None = None) -> DepthNetwork:
     """The network in an official `.pt` file (MiDaS v2.1 small, v3 DPT-Hybrid or DPT-Large), in eval mode. Which one it
     is, with which encoder or how many blocks, is read from names and shapes.
 
@@ -115,12 +122,12 @@ def load_official(path: str | os.PathLike[str], *, reference: bool = False) -> D
     holds another network (the message names the tensors).
     """
     path = Path(path)
-    model, tensors = _match_official(path, reference)
+    model, tensors = _match_official(path, reference, border)
     fill(model, tensors, path, partial(official_name, model.name))
     return model.eval()
 
 
-def _match_official(path: Path, reference: bool) -> tuple[DepthNetwork, dict[str, Tensor]]:
+def _match_official(path: Path, reference: bool, border: str | None = None) -> tuple[DepthNetwork, dict[str, Tensor]]:
     """The network whose tensors an official file has, without weights (on the meta device), and those tensors."""
     official = read_tensors(path)
     name = network_of(official)
@@ -137,7 +144,8 @@ def _match_official(path: Path, reference: bool) -> tuple[DepthNetwork, dict[str
     else:
         choices = [{"blocks": max(1, transformer_blocks(official))}]
     with torch.device("meta"):
-        models = [network(reference=reference, **options) for options in choices]
+        own = chosen(network, reference=reference, border=border)
+        models = [network(**options, **own) for options in choices]
     file_name = partial(official_name, name)
 
     def differences(model: DepthNetwork) -> int:

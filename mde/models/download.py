@@ -58,7 +58,7 @@ PUBLISHED = {
 }
 
 
-def official_midas(network: str = "midas_small", *, reference: bool = False) -> DepthNetwork:
+def official_midas(network: str = "midas_small", *, reference: bool = False, border: str | None = None) -> DepthNetwork:
     """The network of that name (a key of PUBLISHED) with its official weights, downloaded on the first call.
 
     The file is kept in `MDE_CACHE` (default ~/.cache/mde); `MDE_WEIGHTS_URL` names a folder that mirrors the files. A
@@ -71,7 +71,7 @@ def official_midas(network: str = "midas_small", *, reference: bool = False) -> 
     mirror = os.environ.get("MDE_WEIGHTS_URL")
     path = cached_file(published, f"{mirror.rstrip('/')}/{published.name}" if mirror else published.url)
     try:
-        model = load_official(path, reference=reference)
+        model = load_official(path, reference=reference, border=border)
         if model.name != network:
             raise MdeError(f"{path}: holds {model.name}, not {network}")
     except MdeError as error:

@@ -3,7 +3,10 @@
 The published network differs in two ways from the one built here. Its deepest fusion block owns a residual unit that
 no input reaches (4,719,616 parameters): it is not built. And each fusion block there upsamples before its 1 x 1
 convolution; here the convolution comes first, on a quarter of the pixels, unless `reference=True`. Both steps are
-linear and the bilinear weights sum to one, so they commute exactly, the bias included.
+linear and the bilinear weights sum to one, so they commute exactly, the bias included. A third difference is a choice:
+with border="replicate" the head's second convolution sees, beyond the picture's edge, its outermost pixels instead of
+zeros. The outermost pixels of the answer change, and engines can do the doubling before it inside that convolution
+(mde.export.rewrites).
 """
 
 from typing import Any
@@ -17,6 +20,7 @@ from mde.errors import MdeError
 from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, in_float32
 
 ENCODERS = ("lite0", "lite1", "lite2", "lite3", "lite4")
+BORDERS = ("zeros", "replicate")
 WIDTHS = (64, 128, 256, 512)  # decoder channels at 1/4, 1/8, 1/16 and 1/32 of the input's size
 
 
@@ -94,13 +98,14 @@ class Head(nn.Module):
     """Fused features at 1/2 of the input's size -> inverse depth at its full size, at least 0.
 
     align_corners  of the upsampling: MiDaS v3 sets it, v2.1 does not
+    border         what the second convolution sees beyond the edge, see BORDERS
     """
 
-    def __init__(self, channels: int, align_corners: bool = False) -> None:
+    def __init__(self, channels: int, align_corners: bool = False, border: str = "zeros") -> None:
         super().__init__()
-        self.align_corners = align_corners
+        self.align_corners, self.border = align_corners, border
         self.conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels // 2, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels // 2, 32, 3, padding=1, padding_mode=border)  # type: ignore[arg-type]
         self.conv3 = nn.Conv2d(32, 1, 1)
         # Without this the closing ReLU dies within some hundred steps of training and takes every gradient with it: a
         # fresh network predicts 1 nearly everywhere, well inside the ReLU's live side.
@@ -117,7 +122,7 @@ class Head(nn.Module):
 class Decoder(nn.Module):
     """Encoder features at 1/4, 1/8, 1/16, 1/32 -> inverse depth at full size."""
 
-    def __init__(self, encoder_channels: list[int], reference: bool) -> None:
+    def __init__(self, encoder_channels: list[int], reference: bool, border: str) -> None:
         super().__init__()
         w1, w2, w3, w4 = WIDTHS
         c1, c2, c3, c4 = encoder_channels
@@ -129,7 +134,7 @@ class Decoder(nn.Module):
         self.fusion3 = Fusion(w3, w2, has_skip=True, reference=reference)
         self.fusion2 = Fusion(w2, w1, has_skip=True, reference=reference)
         self.fusion1 = Fusion(w1, w1, has_skip=True, reference=reference)
-        self.head = Head(w1)
+        self.head = Head(w1, border=border)
 
     def forward(self, f1: Tensor, f2: Tensor, f3: Tensor, f4: Tensor) -> Tensor:
         x = self.fusion4(self.reduce4(f4))
@@ -143,6 +148,7 @@ class MidasSmall(DepthNetwork):
     """MiDaS v2.1 small. `reference=True` keeps the published order of operations; both orders have the same parameters.
 
     encoder  lite0 ... lite4; the published network is lite3 (16,600,929 parameters)
+    border   zeros, as published, or replicate; weights fit both
     """
 
     name = "midas_small"
@@ -151,18 +157,19 @@ class MidasSmall(DepthNetwork):
     taps = tuple(f"decoder.fusion{level}.project" for level in (4, 3, 2, 1))
     never_executed = 4_719_616  # the deepest fusion block's first residual unit
 
-    def __init__(self, encoder: str = "lite3", reference: bool = False) -> None:
+    def __init__(self, encoder: str = "lite3", reference: bool = False, border: str = "zeros") -> None:
         super().__init__()
-        self.encoder_name = encoder
-        self.reference = reference
+        if border not in BORDERS:
+            raise MdeError(f"model.border={border}: unknown; choose one of {', '.join(BORDERS)}")
+        self.encoder_name, self.reference, self.border = encoder, reference, border
         features: Any = build_encoder(encoder)
         self.encoder = features
-        self.decoder = Decoder(features.feature_info.channels(), reference)
+        self.decoder = Decoder(features.feature_info.channels(), reference, border)
 
     @property
     def options(self) -> dict[str, Any]:
         """The constructor's arguments, as they are written into a file's metadata."""
-        return {"encoder": self.encoder_name, "reference": self.reference}
+        return {"encoder": self.encoder_name, "reference": self.reference, "border": self.border}
 
     def _predict(self, image: Tensor) -> Tensor:
         return self.decoder(*self.encoder(image))

@@ -1,7 +1,8 @@
 """Which networks there are, and finding one by name."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mde.errors import MdeError
 from mde.models.dpt import DptHybrid, DptLarge
@@ -16,6 +17,7 @@ NETWORKS: dict[str, type[DepthNetwork]] = {
 
 
 DEFAULT = MidasSmall.name
+PUBLISHED = {"reference": True, "border": "zeros"}
 
 
 def find_network(name: str) -> type[DepthNetwork]:
@@ -23,6 +25,11 @@ def find_network(name: str) -> type[DepthNetwork]:
     if name not in NETWORKS:
         raise MdeError(f"model={name}: no such network; {suggest(name, NETWORKS)}")
     return NETWORKS[name]
+
+
+def as_published(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's `options`, with those that make it faster as they were published: of a baseline."""
+    return {option: PUBLISHED.get(option, value) for option, value in options.items()}
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from mde.benchmark import REFERENCE, measure_latency
 from mde.errors import MdeError
 from mde.export.rewrites import deployable
 from mde.models import build_model, load_model, read_metadata
+from mde.models.registry import as_published
 from mde.pruning.pruner import DENSE
 from mde.report.page import write_report
 from mde.report.record import read_record, write_record
@@ -35,7 +36,7 @@ def measure(run_dirs: list[Path]) -> list[str]:
     for run_dir in run_dirs:
         model = read_record(run_dir)["model"]
         try:
-            options = read_metadata(run_dir / "model.safetensors")["options"] | {"reference": True}
+            options = as_published(read_metadata(run_dir / "model.safetensors")["options"])
         except MdeError as error:
             problems.append(f"{run_dir.name}: latency not measured: {error}")
             continue

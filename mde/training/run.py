@@ -28,6 +28,7 @@ from mde.models import build_model, load_model, read_metadata, save_model, train
 from mde.models.build import UNTRAINED
 from mde.models.checkpoints import narrow_to, provenance
 from mde.models.network import DepthNetwork, check_size
+from mde.models.registry import as_published
 from mde.models.residual import take_out
 from mde.report.page import write_report
 from mde.report.pictures import picture_sheet, save_predictions
@@ -61,6 +62,7 @@ def train(config: DictConfig) -> Path:
     teacher = build_teacher(config, splits)
     model = build_model(config.model.name, weights=config.weights, **network_options(config))
     config.model.name = model.name
+    config.model.border = model.options.get("border")  # written down: a resumed run keeps it
     compression: Compression | None = get_method(config.prune._target_)(config, run_dir) or quantization
     validation = Validation(
         parts_of(splits.validation),
@@ -248,11 +250,14 @@ def known_qualities(config: DictConfig, dense: DepthNetwork, sets: list[Frames])
     origin = Path(config.weights)
     if origin.suffix != ".safetensors" or not (origin.parent / "metrics.json").exists():
         return {}
-    record, tensors = read_record(origin.parent), load_model(origin).state_dict()
+    record, before = read_record(origin.parent), load_model(origin)
+    tensors = before.state_dict()
     rounded = record.get("deployment", {}).get("precision", "fp32") != "fp32" or SCALES in read_metadata(origin)
     if rounded:  # what it found is no accuracy of the floats in `weights`
         return {}
-    same = all(torch.equal(tensor, tensors[name]) for name, tensor in dense.state_dict().items() if name in tensors)
+    same = before.options == dense.options and all(
+        torch.equal(tensor, tensors[name]) for name, tensor in dense.state_dict().items() if name in tensors
+    )
     if not same or record["status"] != "complete" or record["model"]["input"] != list(config.size):
         return {}
     expected = {frames.name: len(spread(len(frames), frame_limit())) for frames in sets}
@@ -278,7 +283,7 @@ def qualities(
 
 def add_latency(record: dict[str, Any], model: DepthNetwork, dense: DepthNetwork | None, size: tuple[int, int]) -> None:
     """Measures network, dense network and the published graph side by side, and puts their times into the record."""
-    graphs: dict[str, nn.Module] = {"reference": build_model(model.name, **model.options | {"reference": True})}
+    graphs: dict[str, nn.Module] = {"reference": build_model(model.name, **as_published(model.options))}
     graphs |= {"before": deployable(dense)} if dense is not None else {}
     limit = frame_limit()  # a test: few rounds, and no processes to measure memory in
     graphs |= {"model": deployable(model)}
@@ -334,6 +339,7 @@ def resumed(config: DictConfig) -> DictConfig:
         raise MdeError(f"resume={run_dir}: holds no {LAST} beside its config.yaml; name a run that was interrupted")
     overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
     groups = [item for item in overrides if "." not in item.partition("=")[0] and item.partition("=")[0] in GROUPS]
+    groups += [item for item in overrides if item.startswith("model.border=")]  # which weights would fit
     if groups:
         raise MdeError(f"{groups[0]}: cannot be exchanged in a resumed run; leave it out or start anew")
     merged = OmegaConf.merge(
@@ -355,10 +361,10 @@ GROUPS += ["prune", "importance", "schedule", "recovery", "sparsity", "quantize"
 
 
 def network_options(config: DictConfig) -> dict[str, Any]:
-    """The network's options that were asked for; where the weights leave the encoder open, lite0, which a CPU can
-    train.
+    """The network's options that were asked for; where the weights leave them open, lite0, which a CPU can train, and
+    the border that engines are fastest with.
     """
     options = {name: value for name, value in config.model.items() if name != "name"}
     if config.model.name in (None, "midas_small") and config.weights in UNTRAINED:
-        options["encoder"] = options["encoder"] or "lite0"
+        options |= {"encoder": options["encoder"] or "lite0", "border": options["border"] or "replicate"}
     return options

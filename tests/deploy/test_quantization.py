@@ -12,6 +12,8 @@ from mde.deploy.quantization.sensitivity import layer_sensitivity
 from mde.errors import MdeError
 from mde.export import deployable, export_onnx, export_openvino
 from mde.export.layer_names import onnx_layer
+from mde.export.rewrites import DoublingHead
+from mde.models.midas_small import Head
 from mde.openvino_core import core, openvino
 from tests.deploy.quantization_network import SIZE, calibration_frames, dead_graph, difference, layers, small_graph
 from tests.export import random_network
@@ -171,6 +173,19 @@ def test_the_symmetric_file_puts_out_more_than_128_levels(files):
     frame = calibration_frames(1)[0]
     assert len(np.unique(run(files / "symmetric.onnx", frame))) > 256
     assert len(np.unique(run(files / "int8.onnx", frame))) <= 256
+
+
+def test_it_does_so_where_the_head_doubles_inside_its_convolution(tmp_path):
+    graph = small_graph()
+    head = Head(8, border="replicate")
+    head.load_state_dict(graph.network.head.state_dict())
+    graph.network.head = DoublingHead(head)
+    export_onnx(graph, tmp_path / "float.onnx", SIZE, opset=13)
+    quantize_onnx(tmp_path / "float.onnx", tmp_path / "symmetric.onnx", calibration_frames(), symmetric=True)
+    frame = calibration_frames(1)[0]
+    output = run(tmp_path / "symmetric.onnx", frame)
+    assert len(np.unique(output)) > 256
+    assert 0 < difference(output, graph(torch.from_numpy(frame)).numpy()) < 0.03
 
 
 def test_a_zero_point_is_refused_by_name(files):

@@ -8,13 +8,13 @@ from mde.models.checkpoints import narrow_to
 from mde.models.midas_small import MidasSmall
 
 
-def random_network(narrowed: bool = False, reference: bool = True) -> MidasSmall:
+def random_network(narrowed: bool = False, reference: bool = True, border: str = "zeros") -> MidasSmall:
     """Lite 0 in eval mode with random weights and BatchNorm statistics, far from those of a fresh network.
 
     narrowed  every width is five channels smaller, as pruning could leave it: no multiple of anything
     """
     torch.manual_seed(0)
-    model = MidasSmall("lite0", reference=reference).eval()
+    model = MidasSmall("lite0", reference=reference, border=border).eval()
     if narrowed:
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         narrow_to(model, {name: _narrowed(shape) for name, shape in shapes.items()})

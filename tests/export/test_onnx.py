@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mde.engines import open_engine
 from mde.errors import MdeError
-from mde.export import ImageGraph, deployable, export_onnx
+from mde.export import ImageGraph, deployable, export_onnx, export_openvino
 from mde.export.onnx import opset_of
 from tests.export import random_network
 
@@ -38,6 +39,34 @@ def test_the_file_has_the_asked_opset_and_names_and_only_constant_shapes(tmp_pat
     # Nothing is left that computes a shape, a padding or a normalisation at run time.
     kinds = {node.op_type for node in model.graph.node}
     assert kinds <= {"Conv", "Clip", "Add", "Relu", "Resize"}
+
+
+@pytest.mark.parametrize("opset", [13, 17])
+def test_the_heads_doubling_is_no_resize_and_every_engine_computes_the_same(tmp_path: Path, opset: int) -> None:
+    model = random_network(border="replicate")
+    graph = ImageGraph(deployable(model), model.mean, model.std).eval()
+    path = tmp_path / "model.onnx"
+    export_onnx(graph, path, (64, 96), opset)
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert kinds.count("Resize") == 4
+    assert "Pad" not in kinds, "TensorRT before 8.6 pads with zeros alone"
+    export_openvino(path, tmp_path / "model.xml")
+    image = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = ImageGraph(model, model.mean, model.std)(image).numpy()
+    for engine, file in (("onnxruntime", path), ("openvino", tmp_path / "model.xml")):
+        found = open_engine(engine, file, 1)(image.numpy())
+        assert np.abs(found - expected).max() < 1e-4 * np.ptp(expected), engine
+
+
+def test_a_border_of_pixels_is_exported_where_kernels_stay(tmp_path: Path) -> None:
+    model = random_network(border="replicate")
+    export_onnx(deployable(model, same_kernels=True), tmp_path / "model.onnx", (64, 96))
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model(image).numpy()
+    found = open_engine("onnxruntime", tmp_path / "model.onnx", 1)(image.numpy())
+    assert np.abs(found - expected).max() < 1e-4 * np.ptp(expected)
 
 
 def test_the_published_graph_keeps_what_the_rewrites_remove_and_computes_the_same(tmp_path: Path) -> None:

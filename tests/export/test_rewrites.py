@@ -6,7 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mde.export import deployable
 from mde.export.rewrites import fold_batchnorm, normalised_convolutions
-from mde.models.midas_small import Fusion
+from mde.models.midas_small import BORDERS, Fusion
 from tests.export import random_network
 
 torch.set_num_threads(1)
@@ -14,8 +14,11 @@ torch.set_num_threads(1)
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("narrowed", [False, True])
-def test_the_rewritten_network_computes_the_same(narrowed: bool, dtype: torch.dtype, tolerance: float) -> None:
-    model = random_network(narrowed).to(dtype)
+@pytest.mark.parametrize("border", BORDERS)
+def test_the_rewritten_network_computes_the_same(
+    border: str, narrowed: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    model = random_network(narrowed, border=border).to(dtype)
     rewritten = deployable(model)
     image = torch.randn(2, 3, 64, 96, dtype=dtype)
     with torch.no_grad():
@@ -30,6 +33,19 @@ def test_no_batchnorm_is_left_and_every_one_by_one_comes_first(narrowed: bool) -
     rewritten = deployable(random_network(narrowed))
     assert not [module for module in rewritten.modules() if isinstance(module, _BatchNorm)]
     assert not any(module.reference for module in rewritten.modules() if isinstance(module, Fusion))
+
+
+def test_the_head_doubles_inside_its_convolution_unless_kernels_must_stay() -> None:
+    shapes = {name: parameter.shape for name, parameter in deployable(random_network()).named_parameters()}
+    for border, same_kernels in (("zeros", False), ("replicate", True)):
+        network = deployable(random_network(border=border), same_kernels=same_kernels)
+        assert {name: parameter.shape for name, parameter in network.named_parameters()} == shapes
+    folded = dict(deployable(random_network(border="replicate")).named_parameters())
+    assert folded.keys() == shapes.keys()
+    assert {name for name in shapes if folded[name].shape != shapes[name]} == {
+        f"decoder.head.{layer}.{kind}" for layer in ("conv2", "conv3") for kind in ("weight", "bias")
+    }
+    assert folded["decoder.head.conv2.weight"].shape == (4 * 32, 32, 3, 3)
 
 
 def test_the_original_is_untouched() -> None:

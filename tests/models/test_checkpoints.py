@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import pickle
 import struct
@@ -99,8 +100,16 @@ def test_a_pruned_network_comes_back_pruned(model: MidasSmall, tmp_path: Path) -
 def test_the_order_of_operations_is_kept_and_can_be_chosen(model: MidasSmall, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_model(MidasSmall("lite0", reference=True), path)
-    assert load_model(path).options == {"encoder": "lite0", "reference": True}
-    assert load_model(path, reference=False).options == {"encoder": "lite0", "reference": False}
+    assert load_model(path).options == {"encoder": "lite0", "reference": True, "border": "zeros"}
+    assert load_model(path, reference=False).options == {"encoder": "lite0", "reference": False, "border": "zeros"}
+
+
+def test_a_file_that_says_nothing_of_its_border_is_as_published(model: MidasSmall, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    about = {"network": "midas_small", "options": {"encoder": "lite0", "reference": False}}
+    safetensors.torch.save_file(tensors, path, {"mde": json.dumps(about)})
+    assert load_model(path).options["border"] == "zeros"
 
 
 def test_channels_last_weights_can_be_saved(model: MidasSmall, tmp_path: Path) -> None:
@@ -113,7 +122,7 @@ def test_metadata_holds_the_network_and_the_callers_entries(model: MidasSmall, t
     save_model(model, tmp_path / "model.safetensors", input=[160, 224], parent="weights/other")
     assert read_metadata(tmp_path / "model.safetensors") == {
         "network": "midas_small",
-        "options": {"encoder": "lite0", "reference": False},
+        "options": {"encoder": "lite0", "reference": False, "border": "zeros"},
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
         "input": [160, 224],

@@ -61,7 +61,7 @@ def test_the_official_weights_are_downloaded_once(
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [NAME]
     expected = load_official(official_file).state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
-    assert model.options == {"encoder": "lite3", "reference": True}
+    assert model.options == {"encoder": "lite3", "reference": True, "border": "zeros"}
 
 
 def test_what_the_official_file_cannot_be_is_said_before_it_is_downloaded(

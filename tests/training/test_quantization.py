@@ -153,7 +153,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path: Path) -> No
 
 def test_what_was_trained_is_deployed_with_its_scales(run_train, frames_folder: Path, tmp_path: Path) -> None:
     weights = tmp_path / "trained.safetensors"
-    save_model(random_network(reference=False), weights, input=[64, 64])
+    save_model(random_network(reference=False, border="replicate"), weights, input=[64, 64])
     data, sizes = ["data=folder", f"data.root={frames_folder}"], ["size=[64,64]", "batch_size=2", "workers=0"]
     options = [*data, *sizes, f"weights={weights}", "quantize=qat", "logger=csv", f"hydra.run.dir={tmp_path / 'qat'}"]
     done = run_train(*options, steps=1)

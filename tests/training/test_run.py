@@ -16,7 +16,7 @@ from mde.data.sample import Splits
 from mde.errors import MdeError
 from mde.models import build_model, load_model, save_model
 from mde.pruning.run import prune
-from mde.training.run import fill_in, trained_on
+from mde.training.run import fill_in, network_options, trained_on
 from tests.conftest import TINY, train_command
 from tests.test_config import composed
 
@@ -151,6 +151,9 @@ def test_what_null_leaves_to_the_weights(tmp_path):
     assert (list(fresh.size), list(trained.size)) == ([160, 224], [64, 96])
     assert (fresh.loss.start_steps, trained.loss.start_steps) == (100, 0)
     assert fresh.optimizer.encoder_lr == 2 * trained.optimizer.encoder_lr == OptimizerConfig.encoder_lr
+    asked = {name: value for name, value in network_options(fresh).items() if value is not None}
+    assert asked == {"encoder": "lite0", "border": "replicate"}
+    assert not any(network_options(trained).values())
     given = composed(f"weights={path}", "size=[32,32]", "optimizer.decoder_lr=1e-5", "loss.start_steps=3")
     fill_in(given)
     assert (list(given.size), given.optimizer.decoder_lr, given.loss.start_steps) == ([32, 32], 1e-5, 3)

@@ -366,8 +366,9 @@ def test_a_stopped_run_continues_to_the_same_weights_as_one_that_was_not(run_tra
     assert run_train(*options, f"hydra.run.dir={whole}", steps=3, directory=tmp_path).returncode == 0
     early = run_train(*options, f"hydra.run.dir={stopped}", "trainer.max_minutes=0.00001", steps=3, directory=tmp_path)
     assert "to continue" in early.stdout
-    exchanged = run_train(f"resume={stopped}", f"teacher={files}/model.safetensors", steps=3, directory=tmp_path)
-    assert "cannot be exchanged in a resumed run" in exchanged.stderr
+    for option in (f"teacher={files}/model.safetensors", "model.border=zeros"):
+        exchanged = run_train(f"resume={stopped}", option, steps=3, directory=tmp_path)
+        assert f"{option}: cannot be exchanged in a resumed run" in exchanged.stderr
     resumed = run_train(f"resume={stopped}", "trainer.max_minutes=null", steps=3, directory=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     expected, found = load_file(whole / "model.safetensors"), load_file(stopped / "model.safetensors")

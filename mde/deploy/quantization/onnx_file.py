@@ -235,14 +235,14 @@ def _keep_output_float(graph: onnx.GraphProto) -> None:
     makers = {output: node for node in graph.node for output in node.output}
     output, tail = graph.output[0].name, []
     last = makers[output]
-    while last.op_type in ("QuantizeLinear", "DequantizeLinear", "Relu"):
+    while last.op_type in ("QuantizeLinear", "DequantizeLinear", "Relu", "DepthToSpace"):
         tail.append(last)
         last = makers[last.input[0]]
     for node in reversed(tail):
-        if node.op_type == "Relu":
-            node.input[0], last = last.output[0], node
-        else:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             graph.node.remove(node)
+        else:
+            node.input[0], last = last.output[0], node
     last.output[0] = output
 
 
