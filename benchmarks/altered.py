@@ -5,7 +5,6 @@
 Data are made in the process itself (workers=0): a worker that is not forked would not know of the change.
 """
 
-import runpy
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -90,7 +89,8 @@ def main() -> None:
     ALTERATIONS[change]()
     sys.argv[0] = f"benchmarks/altered.py {change}"  # the run's record names the command
     sys.argv.append("workers=0")
-    runpy.run_path(str(TRAIN), run_name="__main__")
+    # Not runpy, which would put train.py's name back into sys.argv.
+    exec(compile(TRAIN.read_text(), str(TRAIN), "exec"), {"__name__": "__main__"})
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ class Step:
         folder = f"hydra.{'sweep' if self.sweep else 'run'}.dir={self.path}"
         print(f"$ python {self.command} {folder}", flush=True)
         limits = {"MDE_MAX_STEPS": "25"} if self.brief else {}  # calibration and gate see as many frames as without
-        subprocess.run([sys.executable, *self.command.split(" "), folder], check=False, env=os.environ | limits)
+        subprocess.run([sys.executable, *self.command.split(" "), folder], check=False, env=limits | os.environ)
 
 
 def weights(network: str) -> Path:
