@@ -99,7 +99,7 @@ def main() -> None:
 def doubling_apart(network: DepthNetwork) -> DepthNetwork:
     """A copy with border="zeros", as published, which the doubling before it cannot be made one with."""
     network = copy.deepcopy(network)
-    network.border = network.decoder.head.border = network.decoder.head.conv2.padding_mode = "zeros"
+    network.border = network.decoder.head.conv2.padding_mode = "zeros"
     return network
 
 

@@ -33,7 +33,8 @@ def deployable(model: DepthNetwork, same_kernels: bool = False) -> nn.Module:
         if isinstance(module, Attention):
             # Engines have no operator for it, and what exporters make of it differs.
             module.fused_attn = False  # type: ignore[misc]
-        if isinstance(module, Head) and not (same_kernels or module.align_corners) and module.border == "replicate":
+        foldable = isinstance(module, Head) and not module.align_corners and module.conv2.padding_mode == "replicate"
+        if foldable and not same_kernels:
             rewritten.set_submodule(name, DoublingHead(module))
     for norm_name, conv in normalised_convolutions(rewritten).items():
         norm: Any = rewritten.get_submodule(norm_name)

@@ -103,7 +103,7 @@ class Head(nn.Module):
 
     def __init__(self, channels: int, align_corners: bool = False, border: str = "zeros") -> None:
         super().__init__()
-        self.align_corners, self.border = align_corners, border
+        self.align_corners = align_corners
         self.conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
         self.conv2 = nn.Conv2d(channels // 2, 32, 3, padding=1, padding_mode=border)  # type: ignore[arg-type]
         self.conv3 = nn.Conv2d(32, 1, 1)
