@@ -103,6 +103,17 @@ def test_a_step_begins_anew_when_what_goes_into_it_changed(monkeypatch, tmp_path
     assert steps.Step("name", "other command").path != steps.Step("name", "command").path
 
 
+def test_a_brief_step_evaluates_few_frames_and_others_all(monkeypatch):
+    limits = []
+    monkeypatch.setattr(
+        steps.subprocess, "run", lambda command, env, **_: limits.append(env.get("MDE_MAX_STEPS", "none"))
+    )
+    monkeypatch.delenv("MDE_MAX_STEPS", raising=False)
+    steps.Step("name", "command").run()
+    steps.Step("name", "command", brief=True).run()
+    assert limits == ["none", "25"]
+
+
 def test_the_pareto_figure_is_drawn(record, tmp_path):
     tables.pareto(tables.Figures(record), tmp_path / "pareto.png")
     assert (tmp_path / "pareto.png").stat().st_size > 10_000

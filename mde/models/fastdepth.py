@@ -15,7 +15,7 @@ from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from mde.errors import MdeError
-from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, in_float32
+from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, closing_relu, in_float32
 
 STAGES = (1, 2, 2, 6, 2)  # blocks of the encoder at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input's size
 # Channels that the stem and each block write, and each step of the decoder, deepest first. A skip's two ends are alike.
@@ -58,12 +58,12 @@ class Head(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, 1, 1, bias=False)
         self.norm = nn.BatchNorm2d(1)
-        # A closing ReLU that is dead stays so: a fresh network predicts about 1, well inside the live side.
+        # A fresh network predicts about 1, well inside the closing ReLU's live side.
         nn.init.constant_(self.norm.weight, 0.1)
         nn.init.ones_(self.norm.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(in_float32(lambda x: self.norm(self.conv(x)), x))
+        return closing_relu(in_float32(lambda x: self.norm(self.conv(x)), x), self.training)
 
 
 class Decoder(nn.Module):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mde.errors import MdeError
-from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, in_float32
+from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, closing_relu, in_float32
 
 PLANES = 32  # channels of the encoder at 1/4 of the input's size
 BRANCH = 128  # channels of each branch of the pyramid
@@ -159,7 +159,7 @@ class Decoder(nn.Module):
         self.guided3, self.reduce3 = Guided(w3, w3), nn.Conv2d(w3, w2, 1)
         self.guided2, self.reduce2 = Guided(w2, w2), nn.Conv2d(w2, w1, 1)
         self.guided1, self.predict = Guided(w1, w1), nn.Conv2d(w1, 1, 1)
-        # A closing ReLU that is dead stays so: a fresh network predicts about 1, well inside the live side.
+        # A fresh network predicts about 1, well inside the closing ReLU's live side.
         nn.init.ones_(self.predict.bias)  # type: ignore[arg-type]
         with torch.no_grad():
             self.predict.weight.mul_(0.1)
@@ -168,7 +168,7 @@ class Decoder(nn.Module):
         x = self.reduce3(self.guided3(_double(x), _shrunk(image, 4)))
         x = self.reduce2(self.guided2(_double(x), _shrunk(image, 2)))
         x = self.guided1(_double(x), image)
-        return F.relu(in_float32(self.predict, x))
+        return closing_relu(in_float32(self.predict, x), self.training)
 
 
 class GuideDepth(DepthNetwork):

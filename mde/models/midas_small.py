@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mde.errors import MdeError
-from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, in_float32
+from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, closing_relu, in_float32
 
 ENCODERS = ("lite0", "lite1", "lite2", "lite3", "lite4")
 BORDERS = ("zeros", "replicate")
@@ -107,8 +107,7 @@ class Head(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
         self.conv2 = nn.Conv2d(channels // 2, 32, 3, padding=1, padding_mode=border)  # type: ignore[arg-type]
         self.conv3 = nn.Conv2d(32, 1, 1)
-        # Without this the closing ReLU dies within some hundred steps of training and takes every gradient with it: a
-        # fresh network predicts 1 nearly everywhere, well inside the ReLU's live side.
+        # A fresh network predicts 1 nearly everywhere, well inside the closing ReLU's live side.
         nn.init.ones_(self.conv3.bias)  # type: ignore[arg-type]
         with torch.no_grad():
             self.conv3.weight.mul_(0.1)
@@ -116,7 +115,7 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.interpolate(self.conv1(x), scale_factor=2.0, mode="bilinear", align_corners=self.align_corners)
         x = F.relu(self.conv2(x))
-        return F.relu(in_float32(self.conv3, x))
+        return closing_relu(in_float32(self.conv3, x), self.training)
 
 
 class Decoder(nn.Module):

@@ -14,7 +14,7 @@ TERMS = {
     "mse": (mse_loss, "none"),
 }
 # Where plain regression puts what a teacher sees farthest, its nearest being 1: as in a room whose far wall is four
-# times as far as its nearest thing. At 0, no infinity in a teacher's scale, the closing ReLU dies within ten steps.
+# times as far as its nearest thing. At 0, no infinity in a teacher's scale, a plain closing ReLU dies within ten steps.
 FARTHEST = 0.25
 
 
