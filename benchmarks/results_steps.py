@@ -32,6 +32,7 @@ NETWORKS = {
     "channel 0.75": "midas_small_quarter",
     "channel 0.9": "midas_small_tenth",
     "shallow 0.9": "midas_small_shallow",
+    "tenfold": "midas_small_tenfold",
 }
 FREE = {"free": "midas_small_free"}
 # Pruned without training after, for the Pareto figure: zeros, which no engine here is faster for.

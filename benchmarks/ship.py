@@ -2,12 +2,14 @@
 
     python benchmarks/ship.py midas_small RUN_1 RUN_2 --title "..." --licence "..." --limits "..."
     python benchmarks/ship.py midas_small_tenth --deployed outputs/deploy/onnx outputs/deploy/openvino ...
+    python benchmarks/ship.py midas_small --measure
 
 The run directories are the pieces of its training in order: each but the first began with the network of the one
-before it, and the last one holds what is shipped. The card takes everything else from their records: commands, frames,
-teachers. Its figures are those of the half-precision file, measured here on every real set of the shared folder.
-`--deployed` copies what deploy.py made of the shipped network beside it, and lists it on the card: name all of them. A
-bundle's scripts are links there: copy it with `scp -r`, or `cp -rL`, which follow them.
+before it, and the last one holds what is shipped. If the first began with a shipped network, the commands of its card
+come before. The card takes everything else from the records: commands, frames, teachers. Its figures are those of the
+half-precision file, as deploy.py rewrites it, measured here on every real set of the shared folder; `--measure` does
+that again. `--deployed` copies what deploy.py made of the shipped network beside it, and lists it on the card: name all
+of them. A bundle's scripts are links there: copy it with `scp -r`, or `cp -rL`, which follow them.
 """
 
 import argparse
@@ -28,12 +30,14 @@ from mde import jetson
 from mde.deploy.description import description_file
 from mde.deploy.job import files_of
 from mde.evaluation import Predictor, evaluate, frame_limit, network_predictor, ramp_predictor
+from mde.export import deployable
 from mde.models import load_model, read_metadata, save_model
 from mde.models.checkpoints import RESERVED
 from mde.models.shipped import FOLDER
 from mde.report.record import describe_model, read_record
 
 METRICS = ("delta1", "rmse", "mae", "abs_rel")
+FIGURES = re.compile(r"\| \| frames \| ramp.*?(?=\n\n)", re.S)  # of a card
 CARD = """# {title}
 
 **Licence.** {licence}
@@ -74,9 +78,9 @@ a tenth of NYU's training scenes.
 """
 
 
-def ship(name: str, run: Path, licence: str, folder: Path) -> Path:
-    """Writes `<name>.safetensors` from the network of a complete run, in float16, and returns its path. What was
-    deployed of an earlier one goes.
+def ship(name: str, run: Path, licence: str, folder: Path) -> None:
+    """Writes `<name>.safetensors` from the network of a complete run, in float16. What was deployed of an earlier one
+    goes.
     """
     source, path = run / "model.safetensors", folder / f"{name}.safetensors"
     about = {key: value for key, value in read_metadata(source).items() if key not in RESERVED}
@@ -84,7 +88,6 @@ def ship(name: str, run: Path, licence: str, folder: Path) -> Path:
     for old in folder.glob(f"{name}_int8*"):
         old.unlink()
     shutil.rmtree(folder / f"{name}_jetson", ignore_errors=True)
-    return path
 
 
 def check_chain(pieces: Mapping[Path, Mapping[str, Any]]) -> None:
@@ -112,7 +115,7 @@ def card(path: Path, pieces: Mapping[Path, Mapping[str, Any]], figures: str, **t
         gmacs=model["macs"] / 1e9,
         sets=about["trained_on"].replace("+", ", "),
         teachers="".join(taught_by(teacher) for teacher in about.get("teachers", [])),
-        commands="\n".join(command(run, piece) for run, piece in pieces.items()),
+        commands="\n".join(commands(pieces)),
         figures=figures,
         **texts,
     )
@@ -125,22 +128,38 @@ def taught_by(teacher: Mapping[str, Any]) -> str:
 
 def command(run: Path, piece: Mapping[str, Any]) -> str:
     """What was typed, with the weights that it began with, and the shared folder under its variable's name."""
-    shared = str(Path(os.environ.get("MDE_SHARED", "../shared")).resolve())
+    shared = os.environ.get("MDE_SHARED", "../shared")
     script, *options = piece["environment"]["command"].split(" ")
     if any(option.startswith("resume=") for option in options):
         raise SystemExit(f"{run}: its record says how it was resumed, not how it began")
     if not any(option.startswith(("weights=", "checkpoint=")) for option in options):
         options.append(f"weights={OmegaConf.load(run / 'config.yaml').weights}")
     quoted = [f'"{option}"' if set("[]{}*()<>& ") & set(option) else option for option in options]
-    return f"python {Path(script).name} {' '.join(quoted)}".replace(shared, "$MDE_SHARED")
+    return f"python {Path(script).name} {' '.join(quoted)}".replace(str(Path(shared).resolve()), "$MDE_SHARED").replace(
+        f"{shared}/", "$MDE_SHARED/"
+    )
 
 
-def table(path: Path, shared: Path, trained_on: str) -> str:
+def commands(pieces: Mapping[Path, Mapping[str, Any]]) -> list[str]:
+    """One for each piece, after those of the shipped network that the first began with, if it did."""
+    lines = [command(run, piece) for run, piece in pieces.items()]
+    parent = next(iter(pieces.values()))["parent"]
+    page = Path(parent).with_suffix(".md")
+    if not page.is_file():
+        return lines
+    earlier = re.search(r"## How\n.*?```\n(.*?)\n```", page.read_text(), re.S)[1].splitlines()  # type: ignore[index]
+    left = re.search(r"hydra\.run\.dir=(\S+)", earlier[-1])[1]  # type: ignore[index]
+    return [*earlier, lines[0].replace(parent, f"{left}/model.safetensors"), *lines[1:]]
+
+
+def table(path: Path, shared: Path) -> str:
     """Every real set: frames, the ramp's delta1, and the network's figures."""
-    predict: Predictor = network_predictor(load_model(path), read_metadata(path)["input"])
+    about = read_metadata(path)
+    predict: Predictor = network_predictor(deployable(load_model(path)), about["input"])
+    trained_on = about["trained_on"].split("+")
     lines = ["| | frames | ramp, delta1 | delta1 | RMSE, m | MAE, m | AbsRel |", "| --- |" + " ---: |" * 6]
     for frames in real_sets(shared):
-        learned = frames.name in trained_on.split("+")
+        learned = frames.name in trained_on
         if learned and not frames.has_split:
             lines.append(f"| {frames.name} | | | learned from | | | |")
             continue
@@ -197,10 +216,15 @@ def main() -> None:
     parser.add_argument("--licence", help="what the data and teachers allow: the card's first sentence")
     parser.add_argument("--limits", default="", help="what it is not good for")
     parser.add_argument("--deployed", nargs="+", type=Path, help="run directories of deploy.py")
+    parser.add_argument("--measure", action="store_true", help="only its figures, anew, into its card")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder")
     arguments = parser.parse_args()
     folder: Path = arguments.out
-    page = folder / f"{arguments.name}.md"
+    page, path = folder / f"{arguments.name}.md", folder / f"{arguments.name}.safetensors"
+    shared = Path(os.environ.get("MDE_SHARED", "../shared"))
+    if arguments.measure:
+        page.write_text(FIGURES.sub(lambda _: table(path, shared), page.read_text(), count=1))
+        return
     if arguments.deployed:
         section = f"## Deployed\n\n{add_deployed(arguments.name, arguments.deployed, folder)}\n\n"
         page.write_text(
@@ -208,13 +232,12 @@ def main() -> None:
         )
         return
     if not arguments.runs or not arguments.licence:
-        parser.error("name the run directories and the licence, or --deployed")
+        parser.error("name the run directories and the licence, or --deployed, or --measure")
     pieces = {run: read_record(run) for run in arguments.runs}
     check_chain(pieces)
-    path = ship(arguments.name, arguments.runs[-1], arguments.licence, folder)
-    figures = table(path, Path(os.environ.get("MDE_SHARED", "../shared")), read_metadata(path)["trained_on"])
+    ship(arguments.name, arguments.runs[-1], arguments.licence, folder)
     texts = {"title": arguments.title, "licence": arguments.licence, "limits": arguments.limits}
-    page.write_text(card(path, pieces, figures, **texts))
+    page.write_text(card(path, pieces, table(path, shared), **texts))
     print(page.read_text())
 
 
