@@ -50,6 +50,7 @@ ROWS = {
     "synthetic alone, one light": SYNTHETIC.replace("train.py", f"{ALTERED} one_light"),
     "synthetic alone, one exposure": SYNTHETIC.replace("train.py", f"{ALTERED} one_exposure"),
     "synthetic alone, one field of view": SYNTHETIC.replace("train.py", f"{ALTERED} one_field_of_view"),
+    "synthetic alone, one object scale": SYNTHETIC.replace("train.py", f"{ALTERED} one_object_scale"),
     "synthetic alone, rooms": f"{SYNTHETIC} data.world=rooms",
     "synthetic alone, as an L515 measures": f"{SYNTHETIC} data.sensor=l515",
 }

@@ -15,8 +15,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
-from mde.data import transforms
-from mde.data.synthetic import photo, rooms, scene, streets
+from mde.data import synthetic, transforms
+from mde.data.synthetic import furniture, photo, rooms, scene, streets
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 
@@ -35,6 +35,18 @@ def one_field_of_view() -> None:
     for world in (rooms, streets):
         middle = sum(world.FIELD_OF_VIEW) / 2
         world.FIELD_OF_VIEW = (middle, middle)
+
+
+def one_object_scale() -> None:
+    """Furniture and things, cars and people, each in the middle of its range of sizes; all else is drawn as it was."""
+
+    class Middling(Random):
+        def uniform(self, low: float, high: float) -> float:
+            drawn, caller = super().uniform(low, high), sys._getframe(1).f_code
+            sizes = caller.co_filename == furniture.__file__ or caller is rooms._piece.__code__
+            return (low + high) / 2 if sizes and low > 0 else drawn  # a place may lie on either side of zero
+
+    synthetic.Random = Middling
 
 
 def plain_textures() -> None:
@@ -74,6 +86,7 @@ ALTERATIONS: dict[str, Callable[[], None]] = {
         no_colour_jitter,
         whole_frames,
         one_field_of_view,
+        one_object_scale,
         plain_textures,
         one_light,
         one_exposure,

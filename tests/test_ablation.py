@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from mde.config import OptimizerConfig
-from mde.data import transforms
+from mde.data import synthetic, transforms
 from mde.data.sample import Sample
 from mde.data.synthetic import SyntheticFrames, photo, rooms, scene, streets
 from mde.models import load_model
@@ -24,6 +24,7 @@ CHANGED = {
     "no_colour_jitter": [(transforms, "_COLOUR")],
     "whole_frames": [(transforms, "_SMALLEST_AREA"), (transforms, "_ASPECT_CHANGE")],
     "one_field_of_view": [(rooms, "FIELD_OF_VIEW"), (streets, "FIELD_OF_VIEW")],
+    "one_object_scale": [(synthetic, "Random")],
     "plain_textures": [(scene, "KINDS")],
     "one_light": [(rooms, "_lights"), (streets, "_sun"), (streets, "_sky")],
     "one_exposure": [(photo, "_chance")],
@@ -43,7 +44,7 @@ def test_an_alteration_changes_what_it_says_and_nothing_else(name, world, monkey
     altered.ALTERATIONS[name]()
     for (frame, view), (again, changed) in zip(before, views(), strict=True):
         assert not torch.equal(view.image, changed.image)
-        assert torch.equal(frame.depth, again.depth) == (name != "one_field_of_view")
+        assert torch.equal(frame.depth, again.depth) == (name not in ("one_field_of_view", "one_object_scale"))
         in_augmentation = name in ("no_colour_jitter", "whole_frames")
         assert torch.equal(frame.image, again.image) == in_augmentation
         if name == "no_colour_jitter":

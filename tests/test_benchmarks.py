@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,12 @@ import torch
 
 from mde.deploy.quantization.fake import activation_scales
 from mde.models import read_metadata, save_model
-from tests.conftest import TINY, call, write_frames
+from tests.conftest import ROOT, TINY, call, write_frames
 from tests.export import random_network
+
+sys.path.insert(0, str(ROOT / "benchmarks"))  # as running the scripts does
+
+import ship
 
 SHARED = Path(os.environ.get("MDE_SHARED", "../shared"))
 
@@ -83,6 +89,29 @@ def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_trai
     assert "python train.py data=folder data.root=$MDE_SHARED/data/redwood" in card
     assert "| redwood | | | learned from |" in card
     assert read_metadata(tmp_path / "tiny.safetensors")["licence"] == "As redwood's."
+    page = tmp_path / "tiny.md"
+    written = page.read_text()
+    page.write_text(re.sub(r"\| kitti .*", "| kitti | what it was once |", written))
+    run("benchmarks/ship.py", "tiny", "--measure", "--out", str(tmp_path))
+    assert page.read_text() == written
+
+
+def test_a_card_begins_with_the_commands_of_the_shipped_network_that_the_first_piece_began_with(tmp_path):
+    def piece(command: str, parent: Path | str) -> dict:
+        return {"environment": {"command": command}, "parent": str(parent)}
+
+    shipped = tmp_path / "shipped.safetensors"
+    shipped.with_suffix(".md").write_text(
+        "## How\n\nSo:\n\n```\npython train.py hydra.run.dir=one weights=imagenet\n```\n"
+    )
+    first = piece(f"prune.py hydra.run.dir=two checkpoint={shipped}", shipped)
+    second = piece("train.py weights=two/model.safetensors", "two/model.safetensors")
+    assert ship.commands({Path("two"): first, Path("three"): second}) == [
+        "python train.py hydra.run.dir=one weights=imagenet",
+        "python prune.py hydra.run.dir=two checkpoint=one/model.safetensors",
+        "python train.py weights=two/model.safetensors",
+    ]
+    assert ship.commands({Path("three"): second}) == ["python train.py weights=two/model.safetensors"]
 
 
 def test_the_quantization_benchmark_has_a_row_for_every_way(tmp_path):
