@@ -16,6 +16,7 @@ from mde.report.page import status
 from mde.report.plots import png
 
 NARROW = "body{max-width:76rem}.wide td{white-space:nowrap;padding:.25rem .4rem}.wide th{padding:.25rem .4rem}"
+NARROW += ".wide img{max-width:none}"
 HEADINGS = ["#", "file", "engine", "precision", "input", "file, MB", "delta1", "RMSE", "MAE"]
 HEADINGS += ["p50, ms", "p95, ms", "p99, ms", "frames/s", "memory, MB", "speed-up", "against", "Pareto"]
 
@@ -86,16 +87,18 @@ def show_comparison(record: dict[str, Any]) -> None:
 def plot(record: dict[str, Any]) -> bytes:
     """PNG: delta1 against latency, numbers as in the table."""
     points = trade(record)
-    figure = Figure(figsize=(10.5, 4.2), layout="constrained", dpi=100)
+    names = [
+        "\n     ".join(textwrap.wrap(f"{number}  {each['name']}, {each['engine']}, {each['precision']}", 44))
+        for number, each in enumerate(record["candidates"], start=1)
+    ]
+    lines = 1 + sum(name.count("\n") + 1 for name in names)
+    figure = Figure(figsize=(10.5, max(4.2, 0.19 * lines)), layout="constrained", dpi=100)  # inches: the legend's
     axis = figure.subplots()
     draw_front(axis, points)
-    for number, (candidate, point) in enumerate(zip(record["candidates"], points, strict=True), start=1):
+    for number, (name, point) in enumerate(zip(names, points, strict=True), start=1):
         if point is None:
             continue
-        about = f"{number}  {candidate['name']}, {candidate['engine']}, {candidate['precision']}"
-        axis.scatter(
-            *point, color=f"C{(number - 1) % 10}", s=36, zorder=2, label="\n     ".join(textwrap.wrap(about, 44))
-        )
+        axis.scatter(*point, color=f"C{(number - 1) % 10}", s=36, zorder=2, label=name)
         axis.annotate(str(number), point, textcoords="offset points", xytext=(6, 6), fontsize=9)
     axis.margins(0.12)
     axis.set_xlabel("median latency (ms, each in its own engine)")
@@ -166,7 +169,7 @@ def _pictures(run_dir: Path, record: dict[str, Any]) -> str:
         "is known; a factor 1.25 is half bright."
     )
     sheet = run_dir / record["sheet"]
-    return f"<h2>Pictures</h2>{html.notes([about])}{html.image(sheet.read_bytes(), sheet.stem)}"
+    return f"<h2>Pictures</h2>{html.notes([about])}{html.wide(html.image(sheet.read_bytes(), sheet.stem))}"
 
 
 def _origins(run_dir: Path, record: dict[str, Any]) -> str:
