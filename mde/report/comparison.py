@@ -87,18 +87,19 @@ def show_comparison(record: dict[str, Any]) -> None:
 def plot(record: dict[str, Any]) -> bytes:
     """PNG: delta1 against latency, numbers as in the table."""
     points = trade(record)
-    names = [
-        "\n     ".join(textwrap.wrap(f"{number}  {each['name']}, {each['engine']}, {each['precision']}", 44))
+    names = {
+        number: "\n     ".join(textwrap.wrap(f"{number}  {each['name']}, {each['engine']}, {each['precision']}", 44))
         for number, each in enumerate(record["candidates"], start=1)
-    ]
-    lines = 1 + sum(name.count("\n") + 1 for name in names)
+        if each["status"] == "complete"
+    }
+    lines = 1 + sum(name.count("\n") + 1 for name in names.values())
     figure = Figure(figsize=(10.5, max(4.2, 0.19 * lines)), layout="constrained", dpi=100)  # inches: the legend's
     axis = figure.subplots()
     draw_front(axis, points)
-    for number, (name, point) in enumerate(zip(names, points, strict=True), start=1):
+    for number, point in enumerate(points, start=1):
         if point is None:
             continue
-        axis.scatter(*point, color=f"C{(number - 1) % 10}", s=36, zorder=2, label=name)
+        axis.scatter(*point, color=f"C{(number - 1) % 10}", s=36, zorder=2, label=names[number])
         axis.annotate(str(number), point, textcoords="offset points", xytext=(6, 6), fontsize=9)
     axis.margins(0.12)
     axis.set_xlabel("median latency (ms, each in its own engine)")
