@@ -2,6 +2,7 @@
 
 import json
 import sys
+from random import Random
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from omegaconf import DictConfig
 from mde.config import OptimizerConfig
 from mde.data import synthetic, transforms
 from mde.data.sample import Sample
-from mde.data.synthetic import SyntheticFrames, photo, rooms, scene, streets
+from mde.data.synthetic import SyntheticFrames, furniture, photo, rooms, scene, streets
 from mde.models import load_model
 from tests.conftest import ROOT, TINY, call
 from tests.test_config import composed
@@ -51,6 +52,17 @@ def test_an_alteration_changes_what_it_says_and_nothing_else(name, world, monkey
             assert torch.equal(view.depth, changed.depth)
         if name == "whole_frames":
             assert any(torch.equal(changed.depth, depth) for depth in (frame.depth, frame.depth.flip(-1)))
+
+
+def test_one_object_scale_fixes_sizes_alone(monkeypatch):
+    def depths() -> set[float]:
+        return {furniture.shelf(scene.Builder(synthetic.Random(seed)), 0.5, 1.8) for seed in range(4)}
+
+    assert len(depths()) == 4
+    monkeypatch.setattr(synthetic, "Random", synthetic.Random)
+    altered.one_object_scale()
+    assert len(depths()) == 1
+    assert synthetic.Random("any").uniform(1, 2) == Random("any").uniform(1, 2), "not asked for a size"
 
 
 def test_the_moving_average_is_what_is_kept(tmp_path):

@@ -1,6 +1,7 @@
 """deploy.py compare=[...], run as a user runs it."""
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from hydra.types import RunMode
+from PIL import Image
 from safetensors.torch import save_file
 
 from mde.data.folder import FolderFrames, folder_splits
@@ -28,6 +30,7 @@ from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets
 from mde.export import ImageGraph, deployable
 from mde.models import save_model
+from mde.report.comparison import plot
 from mde.report.record import new_record
 from tests.conftest import call, write_frames
 from tests.export import random_network
@@ -274,3 +277,14 @@ def test_an_official_files_speed_up_is_against_its_own_published_graph(tmp_path)
     baseline = module.published(SimpleNamespace(path=tmp_path / "official.pt", runtime=runtime))
     assert baseline.options["encoder"] == "lite1"
     assert baseline.about.input == (256, 256)
+
+
+def test_the_plot_is_as_tall_as_the_names_of_its_files():
+    def height(files: int) -> int:
+        figures = {"latency": {"openvino": {"p50_ms": 1.0}}, "quality": {"tiny": {"delta1": 0.5}}}
+        done = {"status": "complete", "name": "model.xml", "engine": "openvino", "precision": "int8"} | figures
+        candidates = [*[done] * files, {"status": "failed", "name": "damaged.xml"}]
+        return Image.open(io.BytesIO(plot({"candidates": candidates}))).height
+
+    assert height(3) == height(4)
+    assert height(40) > 40 * 15  # pixels: a line of the legend
