@@ -1,6 +1,5 @@
 """Depth as pictures: sheets of image | truth | prediction | error."""
 
-import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,13 +8,13 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from mde.data.sample import Sample
 from mde.metrics import depth_metrics, predict_depth, resize_prediction, truth_mask
-from mde.report.plots import png
 
 INVERSE_DEPTH = "inferno"  # bright is near
 ERROR = "magma"
@@ -155,4 +154,6 @@ def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
 
 
 def _drawn(figure: Figure) -> Image.Image:
-    return Image.open(io.BytesIO(png(figure))).convert("RGB")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
