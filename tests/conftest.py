@@ -23,6 +23,7 @@ with contextlib.suppress(ImportError):  # of the extra tflite
     get_absl_handler().python_handler.stream = sys.__stderr__
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST = 100  # steps=: more than the run has; that the variable is set keeps it from measuring the memory of engines
 TINY = ["size=[64,64]", "batch_size=2", "workers=0", "weights=none", "logger=csv", "trainer.precision=32-true"]
 
 

@@ -65,7 +65,8 @@ def case(encoder: str = "lite0") -> Case:
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
-@pytest.mark.parametrize(("encoder", "kind"), [*(("lite0", kind) for kind in KINDS), ("lite3", "l1")])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("encoder", ["lite0", "lite3"])
 def test_every_sparsity_is_hit_and_what_goes_is_least_important(encoder, kind, scope):
     network = case(encoder)
     for sparsity in SPARSITIES:

@@ -20,11 +20,8 @@ from mde.pruning.importance import channel_importance
 from mde.pruning.schedule import Schedule
 from mde.pruning.structure import channel_groups, keep_channels
 from mde.training.trainer import LAST
-from tests.conftest import TINY, train_command
+from tests.conftest import MOST, TINY, train_command
 from tests.test_config import composed
-
-
-MOST = 8  # steps of any run here; said to it as MDE_MAX_STEPS, it measures no memory of engines
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from mde.errors import MdeError
 from mde.models import build_model, load_model, save_model
 from mde.pruning.run import prune
 from mde.training.run import fill_in, network_options, trained_on
-from tests.conftest import TINY, train_command
+from tests.conftest import MOST, TINY, train_command
 from tests.test_config import composed
 
 ERRORS = {"rmse", "mae", "abs_rel", "delta1", "delta2", "delta3", "pooled_rmse"}
@@ -55,10 +55,10 @@ def test_a_run_leaves_everything_the_contract_names(run_train, frames_folder, tm
 def test_a_killed_run_continues_to_the_same_weights_as_one_that_was_not(run_train, frames_folder, tmp_path):
     options = ["data=folder", f"data.root={frames_folder}", *TINY, "trainer.max_steps=12", "trainer.validate_every=5"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_train(*options, f"hydra.run.dir={whole}", steps=12).returncode == 0
+    assert run_train(*options, f"hydra.run.dir={whole}", steps=MOST).returncode == 0
     each_step = "trainer.checkpoint_minutes=0.00001"
     process = subprocess.Popen(
-        **train_command(*options, each_step, f"hydra.run.dir={killed}", steps=12),
+        **train_command(*options, each_step, f"hydra.run.dir={killed}", steps=MOST),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -71,7 +71,7 @@ def test_a_killed_run_continues_to_the_same_weights_as_one_that_was_not(run_trai
     assert json.loads((killed / "metrics.json").read_text())["status"] == "running"
     step = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 0 < step < 12, "killed too late to show anything"
-    resumed = run_train(f"resume={killed}", steps=12)
+    resumed = run_train(f"resume={killed}", steps=MOST)
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads((killed / "metrics.json").read_text())["status"] == "complete"
     expected, found = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
