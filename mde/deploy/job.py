@@ -27,7 +27,7 @@ from mde.errors import MdeError
 from mde.evaluation import evaluate, frame_limit, spread
 from mde.export import ImageGraph, deployable
 from mde.jetson.cudart import present_device
-from mde.models import build_model, read_metadata, save_model, trained_size
+from mde.models import build_model, load_model, read_metadata, save_model, trained_size
 from mde.models.checkpoints import provenance
 from mde.models.network import DepthNetwork, check_size
 from mde.models.shipped import located
@@ -103,9 +103,12 @@ def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
     config.size = list(size)  # synthetic frames are rendered at it
     model = build_model(**config.model, weights=config.checkpoint)
     splits: Splits = instantiate(config.data)
-    scales = read_scales(Path(located(config.checkpoint))) if config.quantize.kind == "qat" else None
     file, about = run_dir / "model.safetensors", provenance(config.checkpoint)
+    if config.quantize.kind == "qat":
+        read_scales(Path(located(config.checkpoint)))  # an error that names the file that was given
     save_model(model, file, **about | {"parent": config.checkpoint, "input": list(size)})
+    model = load_model(file)
+    scales = read_scales(file) if config.quantize.kind == "qat" else None
     network = expected = load_runtime(file, threads=config.threads)
     if scales:
         rounded = deployable(model, same_kernels=True)

@@ -13,17 +13,21 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from mde.models.dpt import StandardisedConv2d
 from mde.models.midas_small import Head
 from mde.models.network import DepthNetwork
+from mde.models.scale import rescale
 
 
 def deployable(model: DepthNetwork, same_kernels: bool = False) -> nn.Module:
     """A copy of `model`, dense or pruned, as an engine should run it: in eval mode, every BatchNorm folded into the
     convolution before it, kernels standardised once and for all, 1 x 1 convolutions before upsampling, attention as
-    matrix products, the head's doubling inside its convolution where its border allows that. `model` itself is
-    untouched. A BatchNorm that no convolution feeds alone (GuideDepth's pyramid normalises sums) stays.
+    matrix products, the head's doubling inside its convolution where its border allows that, maps that half precision
+    holds (mde.models.scale). `model` itself is untouched. A BatchNorm that no convolution feeds alone (GuideDepth's
+    pyramid normalises sums) stays.
 
-    same_kernels  no convolution gets another shape: its weights were trained to be rounded to INT8 as they are
+    same_kernels  no convolution gets another shape or scale: it was trained to be rounded to INT8 as it is
     """
     rewritten = copy.deepcopy(model).eval().requires_grad_(False)
+    if not same_kernels:
+        rescale(rewritten)
     module: Any
     for name, module in list(rewritten.named_modules()):
         if hasattr(module, "reference"):

@@ -22,14 +22,17 @@ from mde.models.network import DepthNetwork
 from mde.models.official import LICENCE, NEVER_EXECUTED, TRAINED_ON, network_of, official_name, transformer_blocks
 from mde.models.registry import DEFAULT, find_network
 from mde.models.residual import take_out
+from mde.models.scale import input_factors, parameter_factors, powers_of_two
 from mde.models.shipped import located
 
 METADATA_KEY = "mde"
+SCALES = "activation_scales"  # in the metadata, where INT8 was trained: convolution -> scale of its input
 RESERVED = ("network", "options", "mean", "std", "taken_out")
 
 
 def save_model(model: DepthNetwork, path: str | os.PathLike[str], **metadata: Any) -> None:
-    """Writes `model` (dense or pruned) to `path` as safetensors, atomically.
+    """Writes `model` (dense or pruned) to `path` as safetensors, atomically; its maps, and what is in `metadata` of
+    them, at a scale that half precision holds (mde.models.scale).
 
     The file's metadata holds the network's name and options, its mean and std, and `metadata` (anything JSON can hold).
     MdeError when the file cannot be written, or when `metadata` uses one of those names.
@@ -39,9 +42,14 @@ def save_model(model: DepthNetwork, path: str | os.PathLike[str], **metadata: An
         raise MdeError(f"{path}: metadata may not be called {', '.join(taken)}; choose another name")
     header = {"network": model.name, "options": model.options, "mean": model.mean, "std": model.std, **metadata}
     header |= {"taken_out": model.taken_out} if model.taken_out else {}
+    powers = powers_of_two(model)
+    if SCALES in metadata:
+        inputs = input_factors(model, powers)
+        header[SCALES] = {name: scale * inputs.get(name, 1.0) for name, scale in metadata[SCALES].items()}
+    factors = parameter_factors(model, powers)
     # A copy of each tensor: safetensors refuses shared memory and channels_last strides.
     tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        name: (tensor * factors[name] if name in factors else tensor).detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
     content = safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(header)})

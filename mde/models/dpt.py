@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mde.errors import MdeError
-from mde.models.midas_small import Fusion, Head, MidasSmall, SamePadConv2d, pad_same
-from mde.models.network import DepthNetwork
+from mde.models.midas_small import Fusion, Head, MidasSmall, SamePadConv2d, fusion_scaled, pad_same
+from mde.models.network import DepthNetwork, Scaled
 
 PATCH = 16  # pixels of a token's side
 WIDTH = 256  # decoder channels at every size
@@ -216,6 +216,9 @@ class Dpt(DepthNetwork):
     def _predict(self, image: Tensor) -> Tensor:
         grid = [side // PATCH for side in image.shape[2:]]
         return self.decoder(self.encoder(image), grid)
+
+    def scaled(self) -> list[Scaled]:
+        return fusion_scaled(self)
 
 
 class DptHybrid(Dpt):

@@ -15,7 +15,7 @@ from timm.models.efficientnet import EfficientNetFeatures
 from torch import Tensor, nn
 
 from mde.errors import MdeError
-from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, closing_relu, in_float32
+from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, Scaled, closing_relu, in_float32
 
 STAGES = (1, 2, 2, 6, 2)  # blocks of the encoder at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input's size
 # Channels that the stem and each block write, and each step of the decoder, deepest first. A skip's two ends are alike.
@@ -117,6 +117,10 @@ class FastDepth(DepthNetwork):
 
     def _predict(self, image: Tensor) -> Tensor:
         return self.decoder(*self.encoder(image))
+
+    def scaled(self) -> list[Scaled]:
+        """The last layer alone: BatchNorm holds the others."""
+        return [Scaled("decoder.head.norm", "", "output")]
 
 
 def _double(x: Tensor) -> Tensor:

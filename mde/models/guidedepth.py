@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mde.errors import MdeError
-from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, closing_relu, in_float32
+from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, Scaled, closing_relu, in_float32
 
 PLANES = 32  # channels of the encoder at 1/4 of the input's size
 BRANCH = 128  # channels of each branch of the pyramid
@@ -204,6 +204,10 @@ class GuideDepth(DepthNetwork):
                 "use batch_size=2"
             )
         return self.decoder(self.encoder(image), image)
+
+    def scaled(self) -> list[Scaled]:
+        """The last layer alone: BatchNorm holds the others."""
+        return [Scaled("decoder.predict", "", "output")]
 
 
 def _resize(x: Tensor, like: Tensor) -> Tensor:

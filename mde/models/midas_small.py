@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mde.errors import MdeError
-from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, closing_relu, in_float32
+from mde.models.network import IMAGENET_MEAN, IMAGENET_STD, DepthNetwork, Scaled, closing_relu, in_float32
 
 ENCODERS = ("lite0", "lite1", "lite2", "lite3", "lite4")
 BORDERS = ("zeros", "replicate")
@@ -172,6 +172,25 @@ class MidasSmall(DepthNetwork):
 
     def _predict(self, image: Tensor) -> Tensor:
         return self.decoder(*self.encoder(image))
+
+    def scaled(self) -> list[Scaled]:
+        return fusion_scaled(self)
+
+
+def fusion_scaled(network: nn.Module) -> list[Scaled]:
+    """Of a decoder that fuses four levels: each level has a factor of its own, and so have the maps of the head."""
+    layers = []
+    for level in (4, 3, 2, 1):
+        fusion, at = f"decoder.fusion{level}", f"level{level}"
+        layers.append(Scaled(f"decoder.reduce{level}", "", at))
+        for unit in (f"{fusion}.refine_skip", f"{fusion}.refine_sum"):
+            layers += [Scaled(f"{unit}.conv{number}", at, at) for number in (1, 2)]
+        layers.append(Scaled(f"{fusion}.project", at, f"level{level - 1}"))
+    layers.append(Scaled("decoder.head.conv1", "level0", "head1"))
+    layers.append(Scaled("decoder.head.conv2", "head1", "head2"))
+    layers.append(Scaled("decoder.head.conv3", "head2", "output"))
+    there = dict(network.named_modules())  # the deepest level has no skip, and units can have been taken out
+    return [layer for layer in layers if layer.name in there]
 
 
 def _double(x: Tensor) -> Tensor:

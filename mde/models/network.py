@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,19 @@ from mde.errors import MdeError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Scaled(NamedTuple):
+    """A layer whose output may be multiplied by a positive factor, see mde.models.scale.
+
+    name    of a convolution, or of the BatchNorm that ends a network
+    reads   the group of maps that its input belongs to, "" for one whose scale is given
+    writes  the group of its output: all that is added to each other has one factor
+    """
+
+    name: str
+    reads: str
+    writes: str
 
 
 class DepthNetwork(nn.Module):
@@ -51,6 +64,12 @@ class DepthNetwork(nn.Module):
         return self._predict(image)
 
     def _predict(self, image: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def scaled(self) -> list[Scaled]:
+        """The layers through which the scale of its maps and of its prediction can be chosen, in the order in which
+        they compute.
+        """
         raise NotImplementedError
 
 

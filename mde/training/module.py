@@ -12,6 +12,7 @@ from mde.config import OptimizerConfig
 from mde.losses import align_scale_shift, inverse_depth_target
 from mde.models.network import DepthNetwork
 from mde.training.objective import Objective
+from mde.training.scale import scale_term, scaled_maps
 
 LOG_EVERY = 10  # steps
 
@@ -48,11 +49,13 @@ class DepthModule(L.LightningModule):
         return self
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        prediction = self.model(batch["image"].contiguous(memory_format=torch.channels_last))
+        with scaled_maps(self.model) as maps:
+            prediction = self.model(batch["image"].contiguous(memory_format=torch.channels_last))
         parts = self.objective(prediction, batch["depth"], batch["mask"], self.global_step, batch.get("teacher"))
-        if self.beside is not None:
-            further = self.beside(batch["image"], prediction)
-            parts = parts | further | {"loss": parts["loss"] + sum(further.values())}
+        further = self.beside(batch["image"], prediction) if self.beside is not None else {}
+        if self.objective.blind_to_scale:
+            further["scale"] = scale_term(maps)
+        parts = parts | further | {"loss": parts["loss"] + sum(further.values())}
         several = self.trainer.world_size > 1
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, sync_dist=several)
         if (self.global_step + 1) % LOG_EVERY == 0:

@@ -38,6 +38,11 @@ class Objective(nn.Module):
             raise MdeError("loss.gradient, loss.start_steps and loss.teacher must not be negative")
         self.data, self.gradient, self.start_steps, self.teacher = data, gradient, start_steps, teacher
 
+    @property
+    def blind_to_scale(self) -> bool:
+        """Whether the data term is the same for a prediction of any scale."""
+        return TERMS[self.data][1] != "none"
+
     def forward(
         self, prediction: Tensor, depth: Tensor, mask: Tensor, step: int, teacher: Tensor | None = None
     ) -> dict[str, Tensor]:

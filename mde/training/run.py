@@ -30,6 +30,7 @@ from mde.models.checkpoints import narrow_to, provenance
 from mde.models.network import DepthNetwork, check_size
 from mde.models.registry import as_published
 from mde.models.residual import take_out
+from mde.models.scale import rescale
 from mde.report.page import write_report
 from mde.report.pictures import picture_sheet, save_predictions
 from mde.report.record import describe_model, new_record, read_record, write_record
@@ -61,6 +62,8 @@ def train(config: DictConfig) -> Path:
     evaluated = evaluation_sets(splits, config.evaluate)
     teacher = build_teacher(config, splits)
     model = build_model(config.model.name, weights=config.weights, **network_options(config))
+    if config.weights not in UNTRAINED:
+        rescale(model)  # half precision holds official weights and those of older versions from the first step
     config.model.name = model.name
     config.model.border = model.options.get("border")  # written down: a resumed run keeps it
     compression: Compression | None = get_method(config.prune._target_)(config, run_dir) or quantization

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from mde.errors import MdeError
 from mde.models import load_model, read_metadata
+from mde.models.checkpoints import SCALES
 from mde.models.network import DepthNetwork
-
-SCALES = "activation_scales"  # what a network's file calls them: convolution -> scale of its input
 
 
 def weight_scale(weight: Tensor) -> Tensor:

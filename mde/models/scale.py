@@ -1,0 +1,94 @@
+"""The scale of a network's numbers, which half precision must hold: it ends at 65,504.
+
+Inverse depth is relative, and the losses do not see its scale: nothing else keeps a trained network's maps from any
+size. Convolution (its bias along), ReLU, addition and bilinear enlargement commute with a positive factor, so that
+each group of maps that are added to each other may have a factor of its own, undone in the weights that read them. A
+power of two changes no digit of a float: the prediction is the old one times a power of two, to the last bit.
+"""
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mde.models.network import DepthNetwork, Scaled, evaluating
+
+# The largest magnitude in a group of maps, on `probe_images`: where it comes to lie (at most), and what is left alone,
+# so that what one processor scaled another one, whose sums round differently, does not scale again.
+PEAK = 16.0
+LEFT_ALONE = 2**-6, 64.0
+PROBE = 128  # pixels of a side
+
+
+def rescale(model: DepthNetwork) -> dict[str, float]:
+    """Brings the maps of `model` to magnitudes that half precision holds, in place; exact. A network whose maps are
+    there already stays as it is.
+
+    Returns layer -> the factor that its input has now, of the layers in `model.scaled()`.
+    """
+    powers = powers_of_two(model)
+    with torch.no_grad():
+        for name, factor in parameter_factors(model, powers).items():
+            model.get_parameter(name).mul_(factor)
+    return input_factors(model, powers)
+
+
+def powers_of_two(model: DepthNetwork) -> dict[str, float]:
+    """Group of maps -> the factor that it should have, see `rescale`; all 1 where the network predicts no numbers."""
+    probed = copy.deepcopy(model).float() if next(model.parameters()).dtype != torch.float32 else model
+    peaks: dict[str, float] = {}
+    for layer, magnitude in magnitudes(probed, probe_images(probed)):
+        peaks[layer.writes] = max(peaks.get(layer.writes, 0.0), magnitude)
+    low, high = LEFT_ALONE
+    if not all(map(math.isfinite, peaks.values())):
+        return dict.fromkeys(peaks, 1.0)
+    return {
+        group: 1.0 if peak == 0 or low <= peak <= high else 2.0 ** math.floor(math.log2(PEAK / peak))
+        for group, peak in peaks.items()
+    }
+
+
+def parameter_factors(model: DepthNetwork, powers: dict[str, float]) -> dict[str, float]:
+    """Parameter -> what it is multiplied with, of those that change."""
+    factors = {}
+    for layer in model.scaled():
+        module: Any = model.get_submodule(layer.name)
+        written = powers.get(layer.writes, 1.0)
+        factors[f"{layer.name}.weight"] = written / powers.get(layer.reads, 1.0)
+        if module.bias is not None:
+            factors[f"{layer.name}.bias"] = written
+    return {name: factor for name, factor in factors.items() if factor != 1}
+
+
+def input_factors(model: DepthNetwork, powers: dict[str, float]) -> dict[str, float]:
+    return {layer.name: powers.get(layer.reads, 1.0) for layer in model.scaled()}
+
+
+@torch.no_grad()
+def magnitudes(model: DepthNetwork, images: Tensor) -> Iterable[tuple[Scaled, float]]:
+    """Each layer of `model.scaled()` beside the largest magnitude in its output for `images` (N, 3, H, W)."""
+    found = []
+
+    def watch(layer: Scaled) -> Any:
+        return lambda _module, _inputs, output: found.append((layer, float(output.abs().amax())))
+
+    hooks = [model.get_submodule(layer.name).register_forward_hook(watch(layer)) for layer in model.scaled()]
+    try:
+        with evaluating(model):
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def probe_images(model: nn.Module) -> Tensor:
+    """Images that any machine can make: a smooth one, an empty one, and noise; (3, 3, PROBE, PROBE), normalised."""
+    parameter = next(model.parameters())
+    y, x = torch.meshgrid(torch.linspace(-1, 1, PROBE), torch.linspace(-1, 1, PROBE), indexing="ij")
+    smooth = torch.stack([torch.sin(5 * x) + y, torch.cos(7 * y) - x, torch.sin(9 * x * y)])
+    noise = 2 * torch.rand(3, PROBE, PROBE, generator=torch.Generator().manual_seed(0)) - 1
+    return torch.stack([smooth, torch.zeros_like(smooth), 2 * noise]).to(parameter)
