@@ -14,8 +14,10 @@ from mde.data.sample import Frames, Sample, Splits
 from mde.data.transforms import normalise, resize_image
 from mde.errors import MdeError
 from mde.metrics import Align, DepthMetrics, resize_prediction, vertical_ramp
+from mde.models.health import inner_health
 from mde.models.network import DepthNetwork
 
+HEALTH_FRAMES = 8
 Predictor = Callable[[Sample], Tensor]  # a frame -> inverse depth (1, 1, h, w) at any size
 
 
@@ -30,6 +32,13 @@ def network_predictor(model: DepthNetwork, size: tuple[int, int]) -> Predictor:
         return model(image[None].to(device)).float().cpu()
 
     return predict
+
+
+def health_on(model: DepthNetwork, frames: Frames, size: tuple[int, int]) -> dict[str, Any]:
+    """`inner_health` of the network at one input size, on a few of `frames`."""
+    images = [resize_image(frames[index].image, size) for index in spread(len(frames), HEALTH_FRAMES)]
+    normalised = torch.stack([normalise(image, model.mean, model.std) for image in images])
+    return inner_health(model.eval(), normalised.to(next(model.parameters()).device))
 
 
 def ramp_predictor(sample: Sample) -> Tensor:

@@ -21,7 +21,8 @@ from mde.deploy.reference import published_graph
 from mde.deploy.runtime import Runtime, runtime_predictor
 from mde.deploy.speed import latency, library, profile
 from mde.deploy.targets import PRECISIONS, Request
-from mde.evaluation import evaluate, evaluation_sets, frame_limit, ramp_predictor, spread
+from mde.evaluation import evaluate, evaluation_sets, frame_limit, health_on, ramp_predictor, spread
+from mde.models.health import lost_skips
 from mde.report.pictures import picture_sheet, save_predictions
 from mde.report.record import new_record
 from mde.report.terminal import say, show_cost, show_quality
@@ -75,6 +76,8 @@ def carry_out(job: Job, record: dict[str, Any]) -> None:
     record["model"]["file_bytes"] = sum(path.stat().st_size for path in files_of(job.file))
     record["deployment"] = deployment(job, runtime, parity, gated)
     record["latency"], record["reference_latency"] = latency(job, runtime)
+    record["health"] = health_on(job.model, evaluated[0], job.request.size)
+    record["notes"] += lost_skips(record["health"]["skip_share"])
     profile(job, runtime)
     if config.device.jetpack is not None:
         request = replace(job.request, exclude=gated.excluded if gated else ())

@@ -49,7 +49,10 @@ def save_model(model: DepthNetwork, path: str | os.PathLike[str], **metadata: An
     factors = parameter_factors(model, powers)
     # A copy of each tensor: safetensors refuses shared memory and channels_last strides.
     tensors = {
-        name: (tensor * factors[name] if name in factors else tensor).detach().cpu().clone(memory_format=torch.contiguous_format)
+        name: (tensor * factors[name] if name in factors else tensor)
+        .detach()
+        .cpu()
+        .clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
     content = safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(header)})

@@ -18,8 +18,8 @@ from mde.models.network import DepthNetwork, Scaled, evaluating
 
 # The largest magnitude in a group of maps, on `probe_images`: where it comes to lie (at most), and what is left alone,
 # so that what one processor scaled another one, whose sums round differently, does not scale again.
-PEAK = 16.0
-LEFT_ALONE = 2**-6, 64.0
+PEAK = 256.0
+LEFT_ALONE = 2**-6, 1024.0
 PROBE = 128  # pixels of a side
 
 

@@ -42,6 +42,7 @@ def write_report(run_dir: Path) -> Path:
         _section("Pictures", _pictures(run_dir)),
         _section("Training", _curves(read_logs(run_dir))),
         _section("Network", _pairs(record["model"])),
+        _section("Inside the network", _health(record.get("health"))),
         _section("Environment", _pairs(record["environment"])),
         _section("Configuration", _config(run_dir)),
     ]
@@ -171,6 +172,14 @@ def _prediction_parity(entry: dict[str, Any]) -> str:
         )
     reason = "the file came without its network" if entry["compared_with"] is None else "nothing was predicted"
     return f"not compared with PyTorch: {reason}"
+
+
+def _health(entry: dict[str, Any] | None) -> str:
+    """What half precision has to hold, and whether the skips are heard."""
+    if entry is None:
+        return ""
+    shares = {f"{name}: the skip's share of the sum": share for name, share in entry["skip_share"].items()}
+    return _pairs({f"largest magnitude, in {entry['largest_in']}": entry["largest"]} | shares)
 
 
 def _layers(run_dir: Path, entry: dict[str, Any] | None) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from mde.config import OptimizerConfig
 from mde.losses import align_scale_shift, inverse_depth_target
+from mde.models.health import skip_shares
 from mde.models.network import DepthNetwork
 from mde.training.objective import Objective
 from mde.training.scale import scale_term, scaled_maps
@@ -49,7 +51,8 @@ class DepthModule(L.LightningModule):
         return self
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
-        with scaled_maps(self.model) as maps:
+        watched = (self.global_step + 1) % LOG_EVERY == 0
+        with scaled_maps(self.model) as maps, skip_shares(self.model) if watched else nullcontext({}) as shares:
             prediction = self.model(batch["image"].contiguous(memory_format=torch.channels_last))
         parts = self.objective(prediction, batch["depth"], batch["mask"], self.global_step, batch.get("teacher"))
         further = self.beside(batch["image"], prediction) if self.beside is not None else {}
@@ -58,8 +61,9 @@ class DepthModule(L.LightningModule):
         parts = parts | further | {"loss": parts["loss"] + sum(further.values())}
         several = self.trainer.world_size > 1
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, sync_dist=several)
-        if (self.global_step + 1) % LOG_EVERY == 0:
+        if watched:
             signs = health(prediction.detach().float(), batch["depth"], batch["mask"])
+            signs |= {f"skip_share/{name}": share for name, share in shares.items()}
             self.log_dict({f"health/{name}": value for name, value in signs.items()}, sync_dist=several)
         return parts["loss"]
 

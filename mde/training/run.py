@@ -22,11 +22,12 @@ from mde.data.datamodule import DepthData, parts_of
 from mde.data.sample import Frames, Splits
 from mde.deploy.quantization.fake import SCALES, load_fake_quantized
 from mde.errors import MdeError
-from mde.evaluation import evaluate, evaluation_sets, frame_limit, network_predictor, ramp_predictor, spread
+from mde.evaluation import evaluate, evaluation_sets, frame_limit, health_on, network_predictor, ramp_predictor, spread
 from mde.export.rewrites import deployable
 from mde.models import build_model, load_model, read_metadata, save_model, trained_size
 from mde.models.build import UNTRAINED
 from mde.models.checkpoints import narrow_to, provenance
+from mde.models.health import lost_skips
 from mde.models.network import DepthNetwork, check_size
 from mde.models.registry import as_published
 from mde.models.residual import take_out
@@ -230,6 +231,8 @@ def finish(
     record["quality"] = qualities(evaluable, size, evaluated, config.protocol, "")
     ramp = {f.name: evaluate(ramp_predictor, f, protocol=config.protocol, limit=frame_limit()) for f in evaluated}
     record["baselines"] = {"vertical_ramp": ramp}
+    record["health"] = health_on(model, evaluated[0], size)
+    record["notes"] += lost_skips(record["health"]["skip_share"])
     (run_dir / "pictures").mkdir(exist_ok=True)
     for frames in evaluated:
         samples = [frames[index] for index in spread(len(frames), 6)]

@@ -1,4 +1,4 @@
-"""What keeps a training's numbers small: the invariant losses do not see a prediction's scale, and AdamW lets it grow."""
+"""What keeps a training's numbers small: invariant losses do not see a prediction's scale, and AdamW lets it grow."""
 
 import math
 from collections.abc import Iterator, Mapping
