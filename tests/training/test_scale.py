@@ -1,0 +1,76 @@
+"""A training's numbers are held, at whatever scale it begins."""
+
+import pytest
+import torch
+
+from mde.models import build_model
+from mde.training.objective import Objective
+from mde.training.scale import LEAST, MOST, WEIGHT, scale_term, scaled_maps
+
+generator = torch.Generator().manual_seed(0)
+IMAGES = torch.randn(4, 3, 64, 64, generator=generator)
+DEPTH = 1 + 3 * torch.rand(4, 1, 64, 64, generator=generator)
+MASK = torch.ones_like(DEPTH, dtype=torch.bool)
+
+
+def trained(start: float, steps: int, held: bool = True) -> dict[str, torch.Tensor]:
+    """The maps of a network whose prediction began `start` times too large, after so many steps."""
+    torch.manual_seed(0)
+    model = build_model("midas_small", encoder="lite0").train()
+    with torch.no_grad():
+        model.decoder.head.conv3.weight.mul_(start)
+        model.decoder.head.conv3.bias.mul_(start)
+    objective, optimizer = Objective("trimmed", 0.5, 0), torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for step in range(steps):
+        with scaled_maps(model) as maps:
+            prediction = model(IMAGES)
+        loss = objective(prediction, DEPTH, MASK, step)["loss"]
+        optimizer.zero_grad()
+        (loss + scale_term(maps) if held else loss).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return maps
+
+
+def rms(values: torch.Tensor) -> float:
+    return float(values.detach().square().mean().sqrt())
+
+
+@pytest.mark.parametrize("start", [1000.0, 1e-3])
+def test_a_run_that_starts_a_thousand_times_off_comes_back(start):
+    assert not LEAST <= rms(list(trained(start, 1).values())[-1]) <= MOST
+    maps = trained(start, 40)
+    assert LEAST / 2 <= rms(list(maps.values())[-1]) <= 2 * MOST
+    assert all(rms(values) <= 2 * MOST for values in maps.values())
+
+
+def test_without_it_nothing_comes_back():
+    assert rms(list(trained(1000.0, 40, held=False).values())[-1]) > 8 * MOST
+
+
+def test_inside_the_range_nothing_pulls_and_outside_the_squared_distance_in_powers_of_two_does():
+    inner = torch.full((2, 3), 1.0, requires_grad=True)
+    last = torch.full((2, 1), MOST, requires_grad=True)
+    assert scale_term({"inner": inner, "last": last}) == 0
+    assert scale_term({"inner": inner * 0, "last": last}) == 0  # a map of zeros is no map that ran away
+    assert float(scale_term({"inner": inner * 8 * MOST, "last": last})) == pytest.approx(WEIGHT * 9)
+    assert float(scale_term({"inner": inner, "last": last / MOST * LEAST / 4})) == pytest.approx(WEIGHT * 4)
+    dead = scale_term({"inner": inner, "last": last * 0})
+    dead.backward()
+    assert torch.isfinite(dead)
+    assert torch.isfinite(last.grad).all()
+
+
+def test_plain_regression_has_a_scale_of_its_own():
+    assert [Objective(data, 0.5, 0).blind_to_scale for data in ("trimmed", "ssi", "l1", "mse")] == [1, 1, 0, 0]
+
+
+def test_half_precision_trains_from_shipped_weights():
+    """As trainer.precision=16-mixed computes on a GPU: what was NaN from the first step on."""
+    model = build_model(None, weights="shipped").train()
+    with torch.autocast("cpu", dtype=torch.float16), scaled_maps(model) as maps:
+        prediction = model(IMAGES)
+    loss = Objective("trimmed", 0.5, 0)(prediction, DEPTH, MASK, 0)["loss"] + scale_term(maps)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
