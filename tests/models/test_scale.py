@@ -45,7 +45,7 @@ def peaks(model):
 )
 def test_a_network_that_ran_away_comes_back_and_computes_the_same_to_the_last_bit(name, options):
     torch.manual_seed(0)
-    model = run_away(build_model(name, **options), 32)
+    model = run_away(build_model(name, **options), 32 if name in ("midas_small", "dpt_hybrid") else 2**14)
     with torch.no_grad():
         before = model(IMAGE)
         assert before.std() > 0
@@ -104,7 +104,7 @@ def test_a_saved_network_is_in_range_and_what_int8_needs_moves_along(tmp_path):
 
 
 def test_half_precision_weights_are_looked_at_in_float_and_stay_half(tmp_path):
-    model = run_away(build_model("midas_small", encoder="lite0"), 8).half()
+    model = run_away(build_model("midas_small", encoder="lite0"), 3).half()
     save_model(model, tmp_path / "half.safetensors")
     assert max(peaks(load_model(tmp_path / "half.safetensors"))) <= LEFT_ALONE[1]
 
