@@ -28,7 +28,7 @@ class Difference:
     def __str__(self) -> str:
         """In points: hundredths of delta1."""
         error = "" if self.error is None else f" ± {100 * self.error:.1f}"
-        return f"{100 * self.mean:+.1f}{error}"
+        return f"{round(100 * self.mean, 1) + 0.0:+.1f}{error}"  # + 0.0: no minus before a zero
 
     @property
     def verdict(self) -> str:
