@@ -389,10 +389,14 @@ def pruned_table(jobs: list[Job], kind: str) -> str:
         cells = [f"{model['sparsity']:.3f}", f"{model['nonzero_parameters'] / 1e6:.2f}"]
         cells += [f"{quality[metric]:.3f}" for metric in ("delta1", "rmse", "mae")]
         lines.append(f"| {job.overrides['sparsity']} | " + " | ".join(cells + times) + " |")
-    return rows(
+    table = rows(
         "| sparsity | zero or gone | not zero, M | delta1 | RMSE, m | MAE, m | ONNX Runtime, x | OpenVINO, x |",
         *lines,
     )
+    if not chosen:
+        return table
+    frames, about = chosen[0].record["quality"]["nyu"]["frames"], chosen[0].record["environment"]
+    return f"{table}\n\nNYU, {frames} test frames. x: OpenVINO held to FP32, on {about['cpu']}, {about['cores']} cores."
 
 
 def against_sensor(record: Mapping[str, Any], figures: Figures) -> str:
