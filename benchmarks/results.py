@@ -3,8 +3,9 @@
     python benchmarks/results.py            # what is not there yet: hours on two cores; can be stopped
     python benchmarks/results.py --write    # only the documents, from what there is
 
-Each step is a command in a run directory under outputs/results, left out when that is complete. The documents' parts
-between `<!-- results: NAME -->` and `<!-- end -->` are rewritten, and the pictures in docs/images.
+Each step is a command in a run directory under outputs/results, left out when that is complete. The parts of the
+documents and of the model cards between `<!-- results: NAME -->` and `<!-- end -->` are rewritten, and the pictures in
+docs/images.
 """
 
 import argparse
@@ -13,8 +14,22 @@ import re
 import shutil
 from pathlib import Path
 
-from results_steps import ROOT, SHARED, Step, record_room, steps
-from results_tables import Figures, against_sensor, pareto, pruned_table, sets, speed, summary, targets
+from paired import PerFrame
+from results_steps import FREE, NETWORKS, ROOT, SHARED, Step, record_room, steps, weights
+from results_tables import (
+    DENSE,
+    FASTDEPTH,
+    Figures,
+    against_sensor,
+    card,
+    pareto,
+    peer,
+    pruned_table,
+    sets,
+    speed,
+    summary,
+    targets,
+)
 
 from mde.report.merged import read_jobs
 from mde.report.merged_page import picture_grid
@@ -22,16 +37,16 @@ from mde.report.record import read_record
 
 
 def write(name: str, content: str) -> None:
-    """Replaces the part called `name` in README and results, one of which must have it."""
+    """Replaces the part called `name` in the documents, one of which must have it."""
     pattern, written = rf"(<!-- results: {name} -->\n).*?(<!-- end -->)", 0
-    for page in (ROOT / "docs/results.md", ROOT / "README.md"):
+    for page in (ROOT / "docs/results.md", ROOT / "README.md", *(ROOT / "weights").glob("*.md")):
         text, count = re.subn(
             pattern, lambda found: f"{found[1]}\n{content}\n\n{found[2]}", page.read_text(), flags=re.DOTALL
         )
         page.write_text(text)
         written += count
     if not written:
-        raise SystemExit(f"results: {name}: neither docs/results.md nor README.md has such a part")
+        raise SystemExit(f"results: {name}: no document has such a part")
 
 
 def finished(step: Step) -> bool:
@@ -45,9 +60,16 @@ def document() -> None:
     done = {step.name: step.path for step in steps() if finished(step)}
     images = ROOT / "docs/images"
     if "compare" in done:
-        figures = Figures(read_record(done["compare"]))
-        for make in (targets, summary, speed, sets):
+        figures = Figures(read_record(done["compare"]), PerFrame(done["compare"]))
+        if missing := {DENSE, FASTDEPTH} - set(figures.of):
+            raise SystemExit(f"results: all is held against {missing}, which could not be compared")
+        for make in (targets, peer, summary, speed, sets):
             write(make.__name__, make(figures))
+        for network in NETWORKS | FREE:
+            if (network, *DENSE[1:]) in figures.of:
+                write(f"card {weights(network).stem}", card(figures, network))
+        if "figure4" in done:
+            write("sensor", against_sensor(read_record(done["figure4"]), figures))
         pareto(figures, images / "pareto.png")
     for name, kinds in {"table1": ("layer", "channel"), "table2": ("fine_grained",)}.items():
         if name in done:
@@ -60,7 +82,6 @@ def document() -> None:
         if name in done:
             (images / f"{name}.png").write_bytes(picture_grid(read_jobs(done[name])))
     if "figure4" in done:
-        write("sensor", against_sensor(read_record(done["figure4"])))
         shutil.copyfile(done["figure4"] / "pictures/frames.png", images / "figure4.png")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mde.engines import OPENVINO_DEFAULT
 from mde.models import read_metadata
 from mde.report.merged import read_jobs
 from mde.report.record import read_record
@@ -25,6 +26,7 @@ PEER = f"{SHARED}/peers/fast_depth_224.tflite"
 FASTDEPTH = ("FastDepth", "litert", "int8")
 SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml", "litert": ".tflite"}
 ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT"}
+ENGINES |= {OPENVINO_DEFAULT: "OpenVINO by default"}
 # Name in the tables: file in weights/, without its ending.
 NETWORKS = {
     "dense": "midas_small",
@@ -154,7 +156,7 @@ def steps() -> Iterator[Step]:
     yield Step("photos", "deploy.py source=docs/photos", (weights("dense"),))
     yield from (zeroed(name) for name in ZEROED)
     yield from (deployed(point) for point in POINTS if not shipped(point))
-    yield compared("compare", [*POINTS, FASTDEPTH], f"{NYU} {EVALUATE}")
+    yield compared("compare", [*POINTS, FASTDEPTH], f"{NYU} {EVALUATE} default_precision=true")
     yield compared("figure4", SENSOR, f"data=l515 data.source={RECORDING} calibrate=20")
     start = f"checkpoint={dense().path}/model.safetensors"
     for number, figure_sparsities in (1, "0.02,0.06,0.10,0.20"), (2, "0.10,0.50,0.70,0.90"):

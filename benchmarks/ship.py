@@ -14,19 +14,23 @@ of them. A bundle's scripts are links there: copy it with `scp -r`, or `cp -rL`,
 
 import argparse
 import hashlib
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from paired import difference
 from real_sets import real_sets
 
 from mde import jetson
+from mde.data.sample import Sample
 from mde.deploy.description import description_file
 from mde.deploy.job import files_of
 from mde.evaluation import Predictor, evaluate, frame_limit, network_predictor, ramp_predictor
@@ -73,6 +77,11 @@ a tenth of NYU's training scenes.
 
 {figures}
 
+## Beside others
+
+<!-- results: card {stem} -->
+<!-- end -->
+
 ## Limits
 
 {limits}
@@ -111,6 +120,7 @@ def card(path: Path, pieces: Mapping[Path, Mapping[str, Any]], figures: str, **t
     return CARD.format(
         **model,
         file=path.name,
+        stem=path.stem,
         megabytes=path.stat().st_size / 1e6,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
         height=height,
@@ -156,22 +166,36 @@ def commands(pieces: Mapping[Path, Mapping[str, Any]]) -> list[str]:
 
 
 def table(path: Path, shared: Path) -> str:
-    """Every real set: frames, the ramp's delta1, and the network's figures."""
+    """Every real set: frames, the ramp's delta1, and the network's figures, in PyTorch, FP32."""
     about = read_metadata(path)
     predict: Predictor = network_predictor(deployable(load_model(path)), about["input"])
     trained_on = about["trained_on"].split("+")
-    lines = ["| | frames | ramp, delta1 | delta1 | RMSE, m | MAE, m | AbsRel |", "| --- |" + " ---: |" * 6]
+    lines = [
+        "| | frames | ramp, delta1 | delta1 | points above ramp ± standard error | RMSE, m | MAE, m | AbsRel |",
+        "| --- |" + " ---: |" * 7,
+    ]
     for frames in real_sets(shared):
         learned = frames.name in trained_on
         if learned and not frames.has_split:
-            lines.append(f"| {frames.name} | | | learned from | | | |")
+            lines.append(f"| {frames.name} | | | learned from | | | | |")
             continue
-        ramp = evaluate(ramp_predictor, frames, limit=frame_limit())
-        found = evaluate(predict, frames, limit=frame_limit(), progress=f"{path.stem} on {frames.name}")
+        ramps: list[tuple[float, str]] = []
+        ours: list[tuple[float, str]] = []
+        ramp = evaluate(ramp_predictor, frames, limit=frame_limit(), on_frame=partial(keep, ramps))
+        title = f"{path.stem} on {frames.name}"
+        found = evaluate(predict, frames, limit=frame_limit(), progress=title, on_frame=partial(keep, ours))
+        above = difference([own for own, _ in ours], [its for its, _ in ramps], [scene for _, scene in ours])
         mark = "\\*" if learned else ""
-        cells = " | ".join(f"{found[metric]:.3f}" for metric in METRICS)
-        lines.append(f"| {frames.name}{mark} | {found['frames']} | {ramp['delta1']:.3f} | {cells} |")
+        cells = [f"{found['frames']}", f"{ramp['delta1']:.3f}", f"{found['delta1']:.3f}"]
+        cells += [str(above), *(f"{found[metric]:.3f}" for metric in METRICS[1:])]
+        lines.append(f"| {frames.name}{mark} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def keep(found: list[tuple[float, str]], sample: Sample, figures: Mapping[str, float]) -> None:
+    """Adds a frame's delta1 and scene, where a pixel of it is known."""
+    if not math.isnan(figures["delta1"]):
+        found.append((figures["delta1"], sample.scene))
 
 
 def add_deployed(name: str, runs: Sequence[Path], folder: Path) -> str:

@@ -285,6 +285,7 @@ class DeployConfig:
     view: str | None = None  # watch data=l515: window, or a new .mp4 or .rrd (for rerun) file
     bundle: bool = False  # also write bundle/, the folder that a Jetson needs
     evaluate: list[str] = field(default_factory=list)  # folders that fill rows of the table
+    default_precision: bool = False  # compare: OpenVINO's FP32 files once more, in what it computes by itself
     seed: int = 0
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Engine = Callable[[np.ndarray], np.ndarray]
+OPENVINO_DEFAULT = "openvino_default"  # OpenVINO that is not held to a file's own precision
 
 
 def open_engine(engine: str, path: Path, threads: int) -> Engine:
@@ -29,8 +30,8 @@ def open_engine(engine: str, path: Path, threads: int) -> Engine:
 
     engine  a name in ENGINES, which also says what files it reads; "pytorch" takes uint8 (1, H, W, 3)
 
-    Computes in the file's own precision. MdeError for another engine or suffix, a package that is not installed, and a
-    file that is missing or that the engine refuses.
+    Computes in the file's own precision, OPENVINO_DEFAULT alone in what OpenVINO chooses. MdeError for another engine
+    or suffix, a package that is not installed, and a file that is missing or that the engine refuses.
     """
     check_engines([engine])
     suffixes, opener = ENGINES[engine]
@@ -56,7 +57,8 @@ def check_engines(engines: Sequence[str]) -> None:
 
 def engine_version(engine: str) -> str:
     """Of the library that runs it."""
-    return version({"pytorch": "torch", "litert": "ai-edge-litert"}.get(engine, engine))
+    packages = {"pytorch": "torch", "litert": "ai-edge-litert", OPENVINO_DEFAULT: "openvino"}
+    return version(packages.get(engine, engine))
 
 
 def graph_engine(graph: "nn.Module", threads: int) -> Engine:
@@ -109,6 +111,18 @@ def openvino_network(path: Path, threads: int, **properties: Any) -> "openvino.C
     return core().compile_model(path, "CPU", options | properties)
 
 
+def default_precision() -> str:
+    """What OPENVINO_DEFAULT computes FP32 files in: "bf16" where the processor has it, else "fp32"."""
+    name = _openvino_default().get_type_name()
+    return {"f32": "fp32", "f16": "fp16"}.get(name, name)
+
+
+def _openvino_default() -> "openvino.Type":
+    from mde.openvino_core import core
+
+    return core().get_property("CPU", "INFERENCE_PRECISION_HINT")
+
+
 def tensorrt_engine(path: Path) -> TensorRtEngine:
     """MdeError when the file is not for this GPU and library, or there is no GPU."""
     try:
@@ -133,6 +147,11 @@ def _open_onnxruntime(path: Path, threads: int) -> Engine:
 
 def _open_openvino(path: Path, threads: int) -> Engine:
     compiled = openvino_network(path, threads)
+    return lambda image: compiled(image)[0]
+
+
+def _open_openvino_default(path: Path, threads: int) -> Engine:
+    compiled = openvino_network(path, threads, INFERENCE_PRECISION_HINT=_openvino_default())
     return lambda image: compiled(image)[0]
 
 
@@ -163,6 +182,7 @@ ENGINES: dict[str, tuple[tuple[str, ...], Callable[[Path, int], Engine]]] = {
     "pytorch": ((".safetensors", ".pt"), _open_pytorch),
     "onnxruntime": ((".onnx",), _open_onnxruntime),
     "openvino": ((".xml", ".onnx"), _open_openvino),
+    OPENVINO_DEFAULT: ((".xml", ".onnx"), _open_openvino_default),
     "litert": ((".tflite",), _open_litert),
     "tensorrt": ((".engine",), lambda path, threads: tensorrt_engine(path)),
 }

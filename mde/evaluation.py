@@ -54,18 +54,26 @@ def evaluate(
     align: Align = True,
     limit: int | None = None,
     progress: str | None = None,
+    on_frame: Callable[[Sample, dict[str, float]], None] | None = None,
 ) -> dict[str, Any]:
     """The quality entry of `metrics.json` for one predictor on one dataset, at the truth's own size.
 
-    limit: evaluate that many frames, spread evenly. progress: a title turns the progress bar on. Raises MdeError when
-    not one frame has a valid pixel.
+    limit: evaluate that many frames, spread evenly. progress: a title turns the progress bar on. on_frame: takes each
+    frame and its figures, NaN where no pixel is valid. Raises MdeError when not one frame has a valid pixel.
     """
     metrics = DepthMetrics(cap=frames.cap, protocol=protocol, align=align, sync_on_compute=False)
     chosen: Iterable[int] = spread(len(frames), limit)
     for index in track(chosen, description=progress) if progress else chosen:
         sample = frames[index]
         depth, mask = sample.depth[None], sample.mask[None]
-        metrics.update(resize_prediction(predict(sample), depth.shape[-2:]), depth, mask, sample.depth_unit)
+        prediction = predict(sample)
+        if align == "depth":  # what is between two pixels of such a network's output is their mean in depth
+            resized = 1 / resize_prediction(1 / prediction, depth.shape[-2:])
+        else:
+            resized = resize_prediction(prediction, depth.shape[-2:])
+        metrics.update(resized, depth, mask, sample.depth_unit)
+        if on_frame is not None:
+            on_frame(sample, {name: values.item() for name, values in metrics.latest.items()})
     quality = metrics.compute()
     if not quality["frames"]:
         raise MdeError(f"{frames.name}: no frame has a depth up to {frames.cap:g} m; is the depth unit right?")

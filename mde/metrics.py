@@ -28,8 +28,15 @@ __all__ = [
     "vertical_ramp",
 ]
 
-Align = bool | Literal["median"]
-ALIGNMENT: dict[Align, str] = {True: "per_frame", "median": "median", False: "frozen"}  # names in metrics.json
+Align = bool | Literal["median", "depth"]
+# Names in metrics.json.
+ALIGNMENT: dict[Align, str] = {
+    True: "per_frame",
+    "depth": "per_frame_in_depth",
+    "median": "median",
+    False: "frozen",
+}
+NEAREST = 1e-3  # metres: a line fitted in depth may fall to 0 and below, where no logarithm is
 
 METRICS = ("rmse", "mae", "abs_rel", "sq_rel", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
 
@@ -48,9 +55,10 @@ def depth_metrics(
                            (KITTI's SILog)
     delta1, delta2, delta3 share of pixels with max(p / g, g / p) < 1.25, 1.25^2, 1.25^3
 
-    align: True fits scale and shift per image by least squares in inverse depth; "median" multiplies 1 / inverse_depth
-    by the ratio of the two medians (torch's, the lower one), the other protocol of the literature; False takes
-    inverse_depth as 1 / metres. An image without a valid pixel is NaN in every metric.
+    align: True fits scale and shift per image by least squares in inverse depth; "depth" fits them to 1 / inverse_depth
+    in metres, for networks that predict depth, and clamps at 1 mm too; "median" multiplies 1 / inverse_depth by the
+    ratio of the two medians (torch's, the lower one), the other protocol of the literature; False takes inverse_depth
+    as 1 / metres. An image without a valid pixel is NaN in every metric.
     """
     valid = truth_mask(depth, mask, cap)
     predicted, _ = predict_depth(inverse_depth, depth, valid, cap, align)
@@ -89,7 +97,8 @@ class DepthMetrics(Metric):
     protocol    "inverse_depth" (`depth_metrics`) or "raw" (`raw_metrics`: rmse, mae and pooled_rmse only, in counts)
     align       as in `depth_metrics`; plays no part in the raw protocol
 
-    Images without a valid pixel are skipped and counted. Sums are kept in float64 and added up over DDP ranks.
+    Images without a valid pixel are skipped and counted. Sums are kept in float64 and added up over DDP ranks. `latest`
+    holds what the last batch's images have, (N,) each by its name.
     """
 
     is_differentiable = False
@@ -99,6 +108,7 @@ class DepthMetrics(Metric):
     sums: Tensor
     squared_error: Tensor
     counts: Tensor
+    latest: dict[str, Tensor]
 
     def __init__(
         self,
@@ -111,7 +121,7 @@ class DepthMetrics(Metric):
         if protocol not in ("inverse_depth", "raw"):
             raise MdeError(f'metrics: protocol={protocol} is unknown; choose "inverse_depth" or "raw"')
         if align not in ALIGNMENT:
-            raise MdeError(f'metrics: align={align} is unknown; choose true, "median" or false')
+            raise MdeError(f'metrics: align={align} is unknown; choose true, "depth", "median" or false')
         self.cap, self.protocol, self.align = cap, protocol, align
         self.add_state("sums", torch.zeros(len(METRICS), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("squared_error", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
@@ -130,6 +140,7 @@ class DepthMetrics(Metric):
             valid = truth_mask(depth, mask, self.cap)
             predicted, scale = predict_depth(inverse_depth, depth, valid, self.cap, self.align)
             figures = _depth_errors(predicted, depth, valid)
+        self.latest = figures
         pixels = valid.sum(dim=IMAGE)
         used = pixels > 0
         unknown = torch.full_like(figures["rmse"], torch.nan)
@@ -171,8 +182,13 @@ def predict_depth(
     """
     inverse_depth = inverse_depth.to(torch.promote_types(inverse_depth.dtype, torch.float32))
     scale = torch.ones_like(inverse_depth[:, 0, 0, 0])
-    if align == "median":
+    if align in ("median", "depth"):
         relative = 1 / inverse_depth.clamp(min=torch.finfo(inverse_depth.dtype).tiny)
+        if align == "depth":
+            relative = relative.double()  # whose squares leave float32 where inverse depth is 0
+            scale, shift = align_scale_shift(relative, depth, valid)
+            predicted = (scale.view(-1, 1, 1, 1) * relative + shift.view(-1, 1, 1, 1)).clamp(NEAREST, cap)
+            return predicted.to(inverse_depth.dtype), scale
         scale = _median(depth, valid) / _median(relative, valid)
         return (relative * scale.view(-1, 1, 1, 1)).clamp(max=cap), scale
     if align:

@@ -38,6 +38,29 @@ def test_a_prediction_that_is_affine_in_inverse_depth_is_perfect_at_any_size(tmp
     assert quality["abs_rel"] < 0.01  # the first and the last row are extrapolated
 
 
+def test_a_network_that_predicts_depth_is_resized_and_fitted_in_depth():
+    rows = torch.linspace(1, 4, 24)[None, :, None].expand(1, 24, 32)
+
+    def half_size(sample: Sample) -> torch.Tensor:
+        return 1 / (3 * torch.nn.functional.interpolate(rows[None], (12, 32), mode="bilinear") + 7)
+
+    inside = rows.clone()
+    inside[:, [0, -1]] = 0  # extrapolated
+    in_depth = evaluate(half_size, Given(inside), align="depth")
+    assert in_depth["alignment"] == "per_frame_in_depth"
+    assert in_depth["abs_rel"] < 1e-5
+    assert evaluate(half_size, Given(inside))["abs_rel"] > 0.01
+
+
+def test_each_frame_is_handed_out_with_its_own_figures_and_scene(tmp_path):
+    frames, found = FolderFrames(write_frames(tmp_path / "frames")), []
+    quality = evaluate(
+        ramp_predictor, frames, on_frame=lambda sample, figures: found.append((sample.frame, sample.scene, figures))
+    )
+    assert [(frame, scene) for frame, scene, _ in found] == list(zip(frames.ids, frames.scenes, strict=True))
+    assert np.mean([figures["delta1"] for *_, figures in found]) == pytest.approx(quality["delta1"])
+
+
 def test_frames_without_a_valid_pixel_are_counted_and_left_out():
     depth = torch.linspace(1, 4, 24)[None, :, None].repeat(1, 1, 32)
     quality = evaluate(ramp_predictor, Given(depth, torch.zeros_like(depth)))

@@ -38,6 +38,9 @@ def reference_metrics(inverse: np.ndarray, depth: np.ndarray, mask: np.ndarray, 
     if align == "median":
         p = 1 / d
         p = np.minimum(p * np.sort(g)[(len(g) - 1) // 2] / np.sort(p)[(len(p) - 1) // 2], cap)
+    elif align == "depth":
+        slope, intercept = np.polyfit(1 / d, g, 1)
+        p = np.clip(slope / d + intercept, 1e-3, cap)
     else:
         if align:
             scale, shift = np.linalg.lstsq(np.stack([d, np.ones_like(d)], axis=1), 1 / g, rcond=None)[0]
@@ -72,7 +75,7 @@ def frames(seed: int = 0, shape=(3, 21, 28), dtype=torch.float32) -> tuple[Tenso
     return inverse.to(dtype), depth.to(dtype), mask
 
 
-@pytest.mark.parametrize("align", [True, "median", False])
+@pytest.mark.parametrize("align", [True, "median", "depth", False])
 @pytest.mark.parametrize("shape", [(3, 21, 28), (1, 1, 40), (4, 7, 5), (2, 33, 2)])
 @pytest.mark.parametrize(("dtype", "rel"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
 def test_every_metric_of_every_image_is_its_definition(align, shape, dtype: torch.dtype, rel: float) -> None:
@@ -100,6 +103,24 @@ def test_an_affine_prediction_is_perfect_and_a_negative_scale_is_no_obstacle() -
             torch.testing.assert_close(figures[name], torch.full((3,), perfect), rtol=0, atol=2e-3)
 
 
+def test_a_prediction_that_is_affine_in_depth_is_perfect_when_fitted_there_and_only_there() -> None:
+    _, depth, mask = frames()
+    predicted = 0.3 * torch.where(depth > 0, depth, 1) + 2  # metres, but for scale and shift
+    figures = depth_metrics(1 / predicted, depth, mask, 10.0, "depth")
+    torch.testing.assert_close(figures["abs_rel"], torch.zeros(3), rtol=0, atol=1e-5)
+    assert (depth_metrics(1 / predicted, depth, mask, 10.0)["abs_rel"] > 0.05).all()
+
+
+def test_a_line_in_depth_that_falls_below_zero_counts_as_a_millimetre() -> None:
+    depth = torch.tensor([1.0, 1.0, 1.0, 9.0]).view(1, 1, 2, 2)
+    predicted = torch.tensor([1.0, 5.0, 6.0, 12.0]).view(1, 1, 2, 2)
+    figures = depth_metrics(1 / predicted, depth, depth > 0, 10.0, "depth")
+    slope, intercept = np.polyfit([1, 5, 6, 12], [1, 1, 1, 9], 1)
+    assert slope + intercept < 0
+    expected = np.abs(np.log(np.maximum(slope * np.array([1, 5, 6, 12]) + intercept, 1e-3) / [1, 1, 1, 9]))
+    assert figures["rmse_log"].item() == pytest.approx(np.sqrt(np.mean(expected**2)), rel=1e-4)
+
+
 def test_metric_inverse_depth_is_taken_as_it_is() -> None:
     _, depth, mask = frames()
     inverse = 1 / (1.1 * torch.where(depth > 0, depth, 1))
@@ -109,7 +130,7 @@ def test_metric_inverse_depth_is_taken_as_it_is() -> None:
     assert (depth_metrics(inverse, depth, mask, cap=100.0, align="median")["abs_rel"] < 1e-5).all()
 
 
-@pytest.mark.parametrize("align", [True, "median", False])
+@pytest.mark.parametrize("align", [True, "median", "depth", False])
 def test_sky_holes_masked_pixels_and_depth_beyond_the_cap_change_nothing(align) -> None:
     inverse, depth, mask = frames()
     expected = depth_metrics(inverse, depth, mask, 10.0, align)
@@ -130,14 +151,14 @@ def test_predictions_beyond_the_cap_or_below_zero_count_as_the_cap() -> None:
         assert figures["mae"].item() == pytest.approx(6.0)
 
 
-@pytest.mark.parametrize("align", [True, "median"])
+@pytest.mark.parametrize("align", [True, "median", "depth"])
 def test_a_constant_prediction_is_a_flat_wall_not_an_accident(align) -> None:
     _, depth, mask = frames()
     for level in (0.0, 0.1, 700.1):
         figures = depth_metrics(torch.full_like(depth, level), depth, mask, 10.0, align)
         for i in range(3):
             g = depth[i][mask[i] & (depth[i] <= 10.0)]
-            wall = g.median() if align == "median" else 1 / (1 / g).mean()
+            wall = {"median": g.median(), "depth": g.mean(), True: 1 / (1 / g).mean()}[align]
             assert figures["mae"][i].item() == pytest.approx((g - wall).abs().mean().item(), rel=1e-4)
 
 
@@ -229,7 +250,10 @@ def test_negative_scales_and_skipped_frames_are_counted() -> None:
     assert result["mae"] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize(("align", "name"), [(True, "per_frame"), ("median", "median"), (False, "frozen")])
+@pytest.mark.parametrize(
+    ("align", "name"),
+    [(True, "per_frame"), ("depth", "per_frame_in_depth"), ("median", "median"), (False, "frozen")],
+)
 def test_the_alignment_is_named_in_the_result(align, name: str) -> None:
     inverse, depth, mask = frames()
     result = accumulate(DepthMetrics(cap=10.0, align=align), (inverse, depth, mask))

@@ -75,7 +75,8 @@ class FolderFrames:
         check_aspect(image, depth, self._depths[frame])
         self._check_unit(depth, self._depths[frame])
         depth.masked_fill_((depth > self.max_depth) & (depth < math.inf), 0)
-        return Sample(image, depth, depth > 0, self.name, frame, self._intrinsics_of(frame), self.depth_unit)
+        known, scene = self._intrinsics_of(frame), self.scenes[index]
+        return Sample(image, depth, depth > 0, self.name, frame, known, self.depth_unit, scene=scene)
 
     def _check_unit(self, depth: Tensor, path: Path) -> None:
         some = depth.flatten()[:: max(1, depth.numel() // 5000)]  # enough for an order of magnitude

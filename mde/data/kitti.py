@@ -61,9 +61,8 @@ class KittiFrames:
         check_aspect(image, depth, frame.depth)
         inside = torch.zeros_like(depth, dtype=torch.bool)
         inside[:, *CROPS[self.crop](*depth.shape[-2:])] = True
-        return Sample(
-            image, depth, (depth > 0) & inside, self.name, frame.id, _intrinsics(frame.calibration, frame.camera), UNIT
-        )
+        known = _intrinsics(frame.calibration, frame.camera)
+        return Sample(image, depth, (depth > 0) & inside, self.name, frame.id, known, UNIT, scene=frame.drive)
 
 
 def kitti_splits(root: str | Path, layout: str = "auto", crop: str = "auto") -> Splits:

@@ -18,6 +18,7 @@ class Sample:
     frame       id of the frame within the set
     intrinsics  float32 (3, 3), pinhole, in pixels of `image` (pixel centres at whole numbers), or None when unknown
     depth_unit  metres in one count of the stored depth image; what "raw depth" means for this set
+    scene       place or drive that it is of, whose frames are alike; "" where unknown
     teacher     float32 (1, h', w'), what a teacher predicts of the whole image, as `relative_inverse_depth` scales it
 
     h, w equal H, W or are the same aspect at another size (a LiDAR's grid); evaluation happens at (h, w).
@@ -31,6 +32,7 @@ class Sample:
     intrinsics: Tensor | None = None
     depth_unit: float = 0.001
     teacher: Tensor | None = None
+    scene: str = ""
 
 
 class Frames(Protocol):

@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mde.benchmark import interleave, latency_entry
-from mde.data.sample import Frames, Splits
+from mde.data.sample import Frames, Sample, Splits
 from mde.deploy.description import Description, network_file
 from mde.deploy.job import files_of, recorded
 from mde.deploy.options import only
@@ -24,34 +25,37 @@ from mde.deploy.runtime import load_runtime, runtime_predictor
 from mde.deploy.speed import WARMUP, camera_image, library, rounds, time_around
 from mde.deploy.targets import Request
 from mde.engine_memory import peak_memory
-from mde.engines import Engine
+from mde.engines import OPENVINO_DEFAULT, Engine, default_precision
 from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, frame_limit, ramp_predictor, spread
 from mde.jetson.builder import read_record
 from mde.models import read_metadata
 from mde.models.registry import PUBLISHED, as_published
-from mde.report.comparison import show_comparison, write_comparison
+from mde.report.comparison import IN_DEPTH, PerFrame, show_comparison, write_comparison, write_frames
 from mde.report.pictures import comparison_sheet
 from mde.report.record import new_record
 from mde.report.terminal import say
 
 SHOWN = 4  # frames in the picture sheet
-OPTIONS = {"compare", "data", "evaluate", "threads", "seed", "size"}  # that mean something here
+OPTIONS = {"compare", "data", "evaluate", "default_precision", "threads", "seed", "size"}  # that mean something here
 
 
 class Candidate:
-    """One file, opened, its number in the list, and its entry in the record, which says when it is out."""
+    """One file, opened, its number in the list, and its entry in the record, which says when it is out.
 
-    def __init__(self, number: int, record: dict[str, Any], threads: int):
+    engine  None: that of the file
+    """
+
+    def __init__(self, number: int, record: dict[str, Any], threads: int, engine: str | None = None):
         self.number, self.record = number, record
         self.name: str = record["name"]
         self.path = Path(record["file"])
-        self.runtime = load_runtime(self.path, threads=threads)
+        self.runtime = load_runtime(self.path, threads=threads, engine=engine)
         about = self.runtime.description
         size = sum(path.stat().st_size for path in files_of(self.path))
         record |= {
             "engine": about.engine,
-            "precision": about.precision,
+            "precision": default_precision() if engine == OPENVINO_DEFAULT else about.precision,
             "model": {"name": about.network, "input": list(about.input), "file_bytes": size},
             "quality": {},
             "latency": {},
@@ -85,16 +89,33 @@ def carry_out(config: DictConfig, run_dir: Path, record: dict[str, Any]) -> None
     for number, entry in enumerate(record["candidates"], start=1):
         with out_on_error(entry):
             candidates.append(Candidate(number, entry, config.threads))
+    if config.default_precision:
+        candidates += by_default(candidates, record["candidates"], config.threads)
     if config.size is None:  # at which synthetic frames are rendered
         config.size = list(candidates[0].runtime.description.input) if candidates else [256, 256]
     OmegaConf.save(config, run_dir / "config.yaml")
     splits: Splits = instantiate(config.data)
     sets = evaluation_sets(splits, config.evaluate)
-    record["baselines"] = quality(candidates, sets)
+    per_frame: PerFrame = defaultdict(dict)
+    record["baselines"] = quality(candidates, sets, per_frame)
+    write_frames(run_dir, per_frame)
     if candidates := left(candidates):
         latency(candidates, config.threads)
     if candidates := left(candidates):
         record["sheet"] = draw(candidates, sets[0], run_dir)
+
+
+def by_default(candidates: Sequence[Candidate], entries: list[dict[str, Any]], threads: int) -> list[Candidate]:
+    """OpenVINO's FP32 files once more, in the precision that it takes by itself; their entries come last."""
+    added = []
+    for candidate in candidates:
+        if (candidate.record["engine"], candidate.record["precision"]) != ("openvino", "fp32"):
+            continue
+        name, file = f"{candidate.name}, default precision", candidate.record["file"]
+        entries.append({"name": name, "file": file, "status": "incomplete"})
+        with out_on_error(entries[-1]):
+            added.append(Candidate(len(entries), entries[-1], threads, OPENVINO_DEFAULT))
+    return added
 
 
 def short_names(files: Sequence[str]) -> list[str]:
@@ -135,17 +156,30 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def quality(candidates: Sequence[Candidate], sets: Sequence[Frames]) -> dict[str, Any]:
-    """Every candidate's on every set, in its record; returns the baseline that knows nothing."""
+def quality(candidates: Sequence[Candidate], sets: Sequence[Frames], per_frame: PerFrame) -> dict[str, Any]:
+    """Every candidate's on every set, in its record, and each frame's delta1; returns the baseline that knows nothing.
+
+    What predicts depth is fitted in inverse depth, as all others are, and once more in depth, in an entry of its own.
+    """
+
+    def column(name: str) -> Callable[[Sample, dict[str, float]], None]:
+        def note(sample: Sample, figures: dict[str, float]) -> None:
+            per_frame[sample.dataset, sample.frame, sample.scene][name] = figures["delta1"]
+
+        return note
+
     ramp = {}
     for frames in sets:
         run = partial(evaluate, frames=frames, limit=frame_limit())
-        ramp[frames.name] = run(ramp_predictor)
+        ramp[frames.name] = run(ramp_predictor, on_frame=column("vertical_ramp"))
         for candidate in left(candidates):
             with out_on_error(candidate.record):
-                predict = runtime_predictor(candidate.runtime)
-                title = f"{candidate.name} on {frames.name}"
-                candidate.record["quality"][frames.name] = run(predict, progress=title)
+                predict, name = runtime_predictor(candidate.runtime), candidate.name
+                figures = run(predict, progress=f"{name} on {frames.name}", on_frame=column(name))
+                candidate.record["quality"][frames.name] = figures
+                if candidate.runtime.description.output == "depth":
+                    figures = run(predict, align="depth", on_frame=column(f"{name}{IN_DEPTH}"))
+                    candidate.record.setdefault("quality_in_depth", {})[frames.name] = figures
     return {"vertical_ramp": ramp}
 
 
@@ -174,7 +208,12 @@ def latency(candidates: Sequence[Candidate], threads: int) -> None:
         with out_on_error(candidate.record):
             about, against = candidate.runtime.description, baselines[candidate.name]
             entry = latency_entry(times[candidate.name], times[against])
-            entry |= {"precision": about.precision, "threads": threads, "warmup": WARMUP, "baseline": against}
+            entry |= {
+                "precision": candidate.record["precision"],
+                "threads": threads,
+                "warmup": WARMUP,
+                "baseline": against,
+            }
             entry |= {"engine_version": library(about.engine, candidate.path)}
             entry |= time_around(candidate.runtime)
             entry["peak_rss_mb"] = peak_memory(about.engine, candidate.path, images[candidate.name], threads)
@@ -188,7 +227,7 @@ class PublishedGraph:
 
     about    what the candidate's file says
     options  of the network, as `build_model` takes them
-    library  that runs it: of TensorRT there are two
+    library  that runs it: of TensorRT there are two, and OpenVINO may compute an FP32 file in less
     """
 
     about: Description
@@ -207,6 +246,8 @@ class PublishedGraph:
         about = self.about
         graph = published_graph(about.network, self.options, about.layout, about.dtype)
         request = Request(about.network, graph, about.input, "fp32", folder, library=self.library)
+        if about.engine == OPENVINO_DEFAULT:
+            return open_published("openvino", request, threads, about.engine)
         return open_published(about.engine, request, threads)
 
 

@@ -17,11 +17,13 @@ def published_graph(name: str, options: Mapping[str, Any], layout: str = "nhwc",
     return ImageGraph(network, network.mean, network.std, layout, dtype).eval()
 
 
-def open_published(target: str, request: Request, threads: int) -> Engine:
-    """`request.graph`, a published graph, in the engine of `target`; its file is left in the request's folder."""
+def open_published(target: str, request: Request, threads: int, engine: str | None = None) -> Engine:
+    """`request.graph`, a published graph, in the engine of `target`, or in another that reads such files; its file is
+    left in the request's folder.
+    """
     if target == "pytorch":
         return graph_engine(request.graph, threads)
     request = replace(request, precision="fp32", as_published=True)
     path = request.folder / f"reference{TARGETS[target][0]}"
     write_target(target, request, path)
-    return open_engine(target, path, threads)
+    return open_engine(engine or target, path, threads)

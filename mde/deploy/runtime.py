@@ -1,6 +1,7 @@
 """One interface to every deployed file."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +73,11 @@ class Runtime:
         self._engine = None
 
 
-def load_runtime(path: str | os.PathLike[str], *, threads: int | None = None) -> Runtime:
+def load_runtime(path: str | os.PathLike[str], *, threads: int | None = None, engine: str | None = None) -> Runtime:
     """The network in a .safetensors, .onnx, .xml, .tflite or .engine file, or an official .pt, ready to predict.
 
     threads  None: as many as the machine has cores
+    engine   None: the one that the file is for; else another that reads such files
 
     MdeError for an unknown kind of file, a missing or foreign description, and what `open_engine` refuses.
     """
@@ -86,6 +88,8 @@ def load_runtime(path: str | os.PathLike[str], *, threads: int | None = None) ->
     if not path.is_file():
         raise MdeError(f"{path}: no such file; deploy the network first")
     description = _own_description(path) if path.suffix in ENGINES["pytorch"][0] else read_description(path)
+    if engine is not None:
+        description = replace(description, engine=engine)
     return Runtime(path, description, open_engine(description.engine, path, threads))
 
 

@@ -15,6 +15,9 @@ from mde.report.merged_page import csv_text, draw_front
 from mde.report.page import status
 from mde.report.plots import png
 
+# (set, frame, scene) -> delta1 by candidate, and by the baseline that knows nothing.
+PerFrame = dict[tuple[str, str, str], dict[str, float]]
+IN_DEPTH = ", fitted in depth"  # after the name of a candidate that predicts depth
 NARROW = "body{max-width:76rem}.wide td{white-space:nowrap;padding:.25rem .4rem}.wide th{padding:.25rem .4rem}"
 NARROW += ".wide img{max-width:none}"
 HEADINGS = ["#", "file", "engine", "precision", "input", "file, MB", "delta1", "RMSE", "MAE"]
@@ -75,6 +78,12 @@ def notes(record: dict[str, Any]) -> list[str]:
         "holds which only opens and runs the file.",
         "* marks the Pareto front: no other file has both a higher delta1 and a lower median latency.",
     ]
+    lines += [
+        f"{candidate['name']} predicts depth. Its figures are fitted in inverse depth, as all others are; fitted in "
+        f"depth its delta1 is {candidate['quality_in_depth'][dataset]['delta1']:.3f}."
+        for candidate in done
+        if "quality_in_depth" in candidate
+    ]
     return lines + [f"Baseline: {baseline}." for baseline in published if baseline not in names]
 
 
@@ -116,6 +125,16 @@ def write_comparison(run_dir: Path, record: dict[str, Any]) -> Path:
         with atomic_file(run_dir / name) as file:
             file.write(text.encode())
     return run_dir / "report.html"
+
+
+def write_frames(run_dir: Path, per_frame: PerFrame) -> None:
+    """frames.csv, a row for each frame, with which a difference between two files gets an error bar."""
+    rows = [
+        dict(zip(("set", "frame", "scene"), key, strict=True)) | {name: f"{value:.5f}" for name, value in found.items()}
+        for key, found in per_frame.items()
+    ]
+    with atomic_file(run_dir / "frames.csv") as file:
+        file.write(csv_text(rows).encode())
 
 
 def _flat(candidate: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from mde.deploy.compare import short_names
 from mde.deploy.description import Description, read_description, write_description
 from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
 from mde.deploy.targets import Request, write_target
+from mde.engines import default_precision
 from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets
 from mde.export import ImageGraph, deployable
@@ -127,9 +128,9 @@ def compare_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     monkeypatch.setenv("MDE_MAX_STEPS", "2")
     frames = write_frames(tmp_path / "frames")
 
-    def run(*files: Path) -> dict[str, Any]:
+    def run(*files: Path, given: str = "seed=0") -> dict[str, Any]:
         listed = f"compare=[{','.join(map(str, files))}]"
-        config = composed("data=folder", f"data.root={frames}", "threads=1", listed, script="deploy")
+        config = composed("data=folder", f"data.root={frames}", "threads=1", listed, given, script="deploy")
         raised: BaseException | None = None
         try:
             module.compare(config)
@@ -238,6 +239,54 @@ def test_pre_and_post_processing_are_timed_on_the_threads_that_the_page_names(
     finally:
         torch.set_num_threads(1)
     assert used == [1]
+
+
+def test_what_predicts_depth_is_fitted_there_too_and_each_frame_has_a_row(
+    deployed: Path, compare_here: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    own, theirs = deployed / "own/model.onnx", tmp_path / "theirs.onnx"
+    shutil.copy(own, theirs)
+    write_description(theirs, Description("theirs", "onnxruntime", "fp32", SIZE, output="depth"))
+    record = compare_here(own, theirs)
+    assert record["status"] == "complete"
+    plain, depth = record["candidates"]
+    assert "quality_in_depth" not in plain
+    assert depth["quality"]["frames"]["alignment"] == "per_frame"
+    (test,) = evaluation_sets(folder_splits(tmp_path / "frames"), [])
+    predict = runtime_predictor(load_runtime(theirs, threads=1))
+    expected = evaluate(predict, test, align="depth", limit=8)
+    assert depth["quality_in_depth"]["frames"] == pytest.approx(expected, abs=1e-3)
+    page = (tmp_path / "run/report.html").read_text()
+    assert "theirs.onnx predicts depth. Its figures are fitted in inverse depth, as all others are; fitted in" in page
+    with open(tmp_path / "run/frames.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["scene"] for row in rows} == {test[index].scene for index in range(len(test))}
+    for name, entry in (
+        ("vertical_ramp", record["baselines"]["vertical_ramp"]["frames"]),
+        (plain["name"], plain["quality"]["frames"]),
+        (f"{depth['name']}, fitted in depth", depth["quality_in_depth"]["frames"]),
+    ):
+        assert np.mean([float(row[name]) for row in rows]) == pytest.approx(entry["delta1"], abs=1e-4)
+
+
+def test_openvinos_fp32_files_are_compared_once_more_as_it_computes_by_default(
+    deployed: Path, compare_here: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    own, folder = deployed / "own/model.onnx", tmp_path / "openvino"
+    folder.mkdir()
+    shutil.copy(deployed / "own/model.safetensors", folder)
+    shutil.copy(own, folder / "model.onnx")
+    write_description(folder / "model.onnx", Description("midas_small", "openvino", "fp32", SIZE))
+    record = compare_here(own, folder / "model.onnx", given="default_precision=true")
+    assert record["status"] == "complete"
+    _, held, default = record["candidates"]
+    assert (held["engine"], default["engine"]) == ("openvino", "openvino_default")
+    assert (default["name"], default["file"]) == (f"{held['name']}, default precision", held["file"])
+    assert default["precision"] == default_precision()
+    times = default["latency"]["openvino_default"]
+    assert times["precision"] == default["precision"]
+    assert times["baseline"].endswith("fp32 in openvino_default")
+    assert held["latency"]["openvino"]["baseline"].endswith("fp32 in openvino")
 
 
 def test_files_are_named_by_as_many_folders_as_tell_them_apart() -> None:
