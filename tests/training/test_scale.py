@@ -40,8 +40,8 @@ def rms(values: torch.Tensor) -> float:
     return float(values.detach().square().mean().sqrt())
 
 
-@pytest.mark.parametrize("start", [1000.0, 1e-3])
-def test_a_run_that_starts_a_thousand_times_off_comes_back(start):
+@pytest.mark.parametrize("start", [1e5, 1e-3])
+def test_a_run_that_starts_far_off_comes_back(start):
     assert not LEAST <= rms(list(trained(start, 1).values())[-1]) <= MOST
     maps = trained(start, 40)
     assert LEAST / 2 <= rms(list(maps.values())[-1]) <= 2 * MOST
@@ -49,7 +49,7 @@ def test_a_run_that_starts_a_thousand_times_off_comes_back(start):
 
 
 def test_without_it_nothing_comes_back():
-    assert rms(list(trained(1000.0, 40, held=False).values())[-1]) > 8 * MOST
+    assert rms(list(trained(1e5, 40, held=False).values())[-1]) > 8 * MOST
 
 
 def test_inside_the_range_nothing_pulls_and_outside_the_squared_distance_in_powers_of_two_does():
