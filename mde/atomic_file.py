@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mde.errors import MdeError
+from mde.refused import remedy
 
 
 @contextlib.contextmanager
@@ -20,15 +21,23 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise MdeError(f"{path}: not written ({reason}); free disk space or choose another folder") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """MdeError that names `path` where the system refuses what the block writes: for files that grow while they are
+    written, and whose first part is worth having."""
+    try:
+        yield
+    except OSError as error:
+        raise MdeError(f"{path}: not written ({error.strerror or error}); {remedy(error)}") from error

@@ -13,9 +13,11 @@ from typing import Any
 import hydra.errors
 import omegaconf.errors
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mde.errors import MdeError
+from mde.refused import refused
 from mde.sweep.callback import SweepCallback, register
 from mde.sweep.jobs import in_sweep, objectives, run_job
 
@@ -24,7 +26,7 @@ __all__ = ["job", "one_line", "register", "run"]
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
-_failed: list[BaseException] = []
+_failed: list[str] = []  # the lines: an error would keep alive, until Python shuts down, what its frames had open
 _MENDABLE = (MdeError, hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException)
 
 
@@ -43,8 +45,10 @@ def job(task: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
             if config.sweep.resume:
                 raise MdeError(f"sweep.resume={config.sweep.resume}: only of a multirun; add -m")
             task(config)
-        except _MENDABLE as error:
-            _report(error)
+        except Exception as error:
+            if (line := _foreseen(error)) is None:
+                raise
+            _report(line)
 
     return guarded
 
@@ -59,13 +63,14 @@ def run(main: Callable[[], None]) -> None:
     broken = False
     try:
         main()
-    except _MENDABLE as error:
-        _report(error)
-    except Exception:  # of a multirun: a worker died, or the launcher gave up
-        if SweepCallback.directory is None:
+    except Exception as error:
+        if (line := _foreseen(error)) is not None:
+            _report(line)
+        elif SweepCallback.directory is None:
             raise
-        traceback.print_exc()
-        broken = True
+        else:  # of a multirun: a worker died, or the launcher gave up
+            traceback.print_exc()
+            broken = True
     except BaseException:  # stopped by the user
         if SweepCallback.directory is not None:
             _finish(SweepCallback.directory, measured=False)
@@ -83,12 +88,17 @@ def _finish(directory: Path, measured: bool = True) -> int:
 
 
 def _foreseen(error: Exception) -> str | None:
-    return one_line(error) if isinstance(error, _MENDABLE) else None
+    """The line for what the user can mend, None for an error of ours."""
+    if isinstance(error, MdeError):
+        return one_line(error)
+    where = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "hydra.run.dir"
+    # Before Hydra's own class, in which it wraps what a builder raises.
+    return refused(error, where) or (one_line(error) if isinstance(error, _MENDABLE) else None)
 
 
-def _report(error: BaseException) -> None:
-    _failed.append(error)
-    print(f"error: {one_line(error)}", file=sys.stderr)
+def _report(line: str) -> None:
+    _failed.append(line)
+    print(f"error: {line}", file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:

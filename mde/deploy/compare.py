@@ -32,7 +32,8 @@ from mde.jetson.builder import read_record
 from mde.models import read_metadata
 from mde.models.registry import PUBLISHED, as_published
 from mde.report.comparison import IN_DEPTH, PerFrame, show_comparison, write_comparison, write_frames
-from mde.report.pictures import comparison_sheet
+from mde.report.dispensable import dispensable
+from mde.report.pictures import comparison_sheet, save_picture
 from mde.report.record import new_record
 from mde.report.terminal import say
 
@@ -102,7 +103,8 @@ def carry_out(config: DictConfig, run_dir: Path, record: dict[str, Any]) -> None
     if candidates := left(candidates):
         latency(candidates, config.threads)
     if candidates := left(candidates):
-        record["sheet"] = draw(candidates, sets[0], run_dir)
+        with dispensable("pictures"):
+            record["sheet"] = draw(candidates, sets[0], run_dir)
 
 
 def by_default(candidates: Sequence[Candidate], entries: list[dict[str, Any]], threads: int) -> list[Candidate]:
@@ -269,6 +271,5 @@ def draw(candidates: Sequence[Candidate], frames: Frames, run_dir: Path) -> str:
     predict = {f"{c.number}  {c.name}": runtime_predictor(c.runtime) for c in candidates}
     samples = [frames[index] for index in spread(len(frames), SHOWN)]
     sheet = Path("pictures") / f"{frames.name}.png"
-    (run_dir / sheet).parent.mkdir(exist_ok=True)
-    comparison_sheet(samples, predict, frames.cap).save(run_dir / sheet)
+    save_picture(comparison_sheet(samples, predict, frames.cap), run_dir / sheet)
     return str(sheet)

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from mde.models import build_model, load_model, read_metadata, save_model, train
 from mde.models.checkpoints import provenance
 from mde.models.network import DepthNetwork, check_size
 from mde.models.shipped import located
+from mde.report.dispensable import dispensable
 from mde.report.page import write_report
 from mde.report.record import describe_model, write_record
 from mde.report.terminal import say
@@ -76,8 +77,10 @@ def recorded(
         record |= {"status": "failed", "error": reason}
         raise
     finally:
-        write_record(run_dir, record)
-        say(f"report: {write_page(run_dir)}")
+        with dispensable("the record's last state") if record["status"] == "failed" else nullcontext():
+            write_record(run_dir, record)
+        with dispensable("report.html"):
+            say(f"report: {write_page(run_dir)}")
 
 
 def check_job(config: DictConfig) -> None:

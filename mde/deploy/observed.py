@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from mde.atomic_file import writing
 from mde.breakdown import ErrorBreakdown, Stability
 from mde.deploy.predict import Predictor
 from mde.losses import align_scale_shift
@@ -103,16 +104,19 @@ class FrameTable:
         self.path = path
 
     def __enter__(self) -> Self:
-        self._file = self.path.open("w", newline="", buffering=1)
-        self._writer = csv.DictWriter(self._file, COLUMNS)
-        self._writer.writeheader()
+        with writing(self.path):
+            self._file = self.path.open("w", newline="", buffering=1)
+            self._writer = csv.DictWriter(self._file, COLUMNS)
+            self._writer.writeheader()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        with writing(self.path):
+            self._file.close()
 
     def add(self, row: dict[str, Any]) -> None:
-        self._writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+        with writing(self.path):
+            self._writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
 
 
 def spread_of(times: list[float]) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ from mde.deploy.runtime import Runtime, runtime_predictor
 from mde.errors import MdeError
 from mde.evaluation import frame_limit, spread
 from mde.jetson.depth import PARITY, differences
-from mde.report.pictures import picture_sheet
+from mde.report.pictures import picture_sheet, save_picture
 
 ROUNDED = 0.9  # of the float network's distance, see check_rounding
 
@@ -77,8 +77,7 @@ def check_rounding(
 
 def _drawn(sample: Sample, runtime: Runtime, network: Runtime, cap: float, pictures: Path) -> str:
     """Draws a frame as both see it, and says where."""
-    pictures.mkdir(parents=True, exist_ok=True)
     expected, found = pictures / "parity_expected.png", pictures / "parity_found.png"
     for path, each in ((expected, network), (found, runtime)):
-        picture_sheet([sample], runtime_predictor(each), cap).save(path)
+        save_picture(picture_sheet([sample], runtime_predictor(each), cap), path)
     return f"see {found} beside {expected.name}"

@@ -11,8 +11,10 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from mde.atomic_file import writing
 from mde.deploy.source import Frame, require_av
-from mde.report.pictures import beside, contact_sheet
+from mde.report.dispensable import dispensable
+from mde.report.pictures import beside, contact_sheet, save_picture
 
 TICKS = 90_000  # a second, of a video's times: exact for 24, 25, 30 and 29.97 frames a second
 ENOUGH = 65536  # values for a quantile
@@ -77,8 +79,6 @@ class Pictures:
         self.looks, self.raw = run_dir / "depth", run_dir / "inverse_depth"
 
     def __enter__(self) -> Self:
-        for folder in (self.looks, self.raw):
-            folder.mkdir(exist_ok=True)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -86,14 +86,14 @@ class Pictures:
 
     def add(self, prediction: Prediction) -> None:
         name = f"{prediction.frame.name}.png"
-        Image.fromarray(prediction.picture).save(self.looks / name, compress_level=COMPRESSION)
+        save_picture(Image.fromarray(prediction.picture), self.looks / name, compress_level=COMPRESSION)
         inverse = prediction.inverse_depth
         low, high = float(inverse.min()), float(inverse.max())
         counts = ((inverse - low) / ((high - low) or 1) * 65535).round().astype(np.uint16)
         texts = PngInfo()
         texts.add_text("low", repr(low))
         texts.add_text("high", repr(high))
-        Image.fromarray(counts).save(self.raw / name, pnginfo=texts, compress_level=COMPRESSION)
+        save_picture(Image.fromarray(counts), self.raw / name, pnginfo=texts, compress_level=COMPRESSION)
 
 
 class Video:
@@ -109,11 +109,12 @@ class Video:
         # Fragments while it is written, an ordinary file once it is closed: whatever ends the process, what was
         # written until then plays.
         options = {"movflags": "+hybrid_fragmented", "flush_packets": "1"}
-        self._container = require_av().open(str(self.path), "w", options=options)
+        with writing(self.path):
+            self._container = require_av().open(str(self.path), "w", options=options)
         return self
 
     def __exit__(self, *error: object) -> None:
-        with self._container:
+        with writing(self.path), self._container:
             if self._stream is not None:
                 self._container.mux(self._stream.encode(None))
 
@@ -133,7 +134,8 @@ class Video:
         frame = frame.reformat(self._stream.width, self._stream.height, "yuv420p")
         self._last = max(round((time or 0) * TICKS), self._last + 1)
         frame.time_base, frame.pts = Fraction(1, TICKS), self._last
-        self._container.mux(self._stream.encode(frame))
+        with writing(self.path):
+            self._container.mux(self._stream.encode(frame))
 
 
 class Sheet:
@@ -149,8 +151,8 @@ class Sheet:
 
     def __exit__(self, *error: object) -> None:
         if self._kept:
-            self.path.parent.mkdir(exist_ok=True)
-            contact_sheet(self._kept).save(self.path)
+            with dispensable(self.path.name):
+                save_picture(contact_sheet(self._kept), self.path)
 
     def add(self, prediction: Prediction) -> None:
         if self._seen % self._step == 0:

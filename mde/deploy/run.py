@@ -21,9 +21,10 @@ from mde.deploy.reference import published_graph
 from mde.deploy.runtime import Runtime, runtime_predictor
 from mde.deploy.speed import latency, library, profile
 from mde.deploy.targets import PRECISIONS, Request
-from mde.evaluation import evaluate, evaluation_sets, frame_limit, health_on, ramp_predictor, spread
+from mde.evaluation import evaluate, evaluation_sets, frame_limit, health_on, ramp_predictor
 from mde.models.health import lost_skips
-from mde.report.pictures import picture_sheet, save_predictions
+from mde.report.dispensable import dispensable
+from mde.report.pictures import save_sheets
 from mde.report.record import new_record
 from mde.report.terminal import say, show_cost, show_quality
 
@@ -110,13 +111,9 @@ def quality(job: Job, runtime: Runtime, record: dict[str, Any], evaluated: list[
         record["quality"][frames.name] = run(runtime_predictor(runtime), progress=f"evaluating on {frames.name}")
         floats[frames.name] = run(runtime_predictor(job.network), progress=f"in PyTorch: {frames.name}")
         ramp[frames.name] = run(ramp_predictor)
-        sheet = picture_sheet([frames[i] for i in spread(len(frames), 6)], runtime_predictor(runtime), frames.cap)
-        (job.run_dir / "pictures").mkdir(exist_ok=True)
-        sheet.save(job.run_dir / "pictures" / f"{frames.name}.png")
     record["baselines"] = {"float_in_PyTorch": floats, "vertical_ramp": ramp}
-    first = evaluated[0]
-    shown = [first[index] for index in spread(len(first), 3)]
-    save_predictions(shown, runtime_predictor(runtime), first.cap, job.run_dir / "predictions")
+    with dispensable("pictures", record["notes"]):
+        save_sheets(evaluated, runtime_predictor(runtime), job.run_dir)
 
 
 def deployment(job: Job, runtime: Runtime, parity: Parity, gated: Gated[Runtime] | None) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from mde.deploy.runtime import Runtime
 from mde.deploy.view import new_view
 from mde.errors import MdeError
 from mde.evaluation import frame_limit
-from mde.report.pictures import comparison_sheet, picture_sheet
+from mde.report.dispensable import dispensable
+from mde.report.pictures import comparison_sheet, picture_sheet, save_picture
 from mde.report.record import new_record
 from mde.report.sensor import show_sensor, write_sensor_page
 from mde.report.terminal import say
@@ -175,7 +176,8 @@ def follow(
         finally:
             frames.close()  # the stream's account then says no more than was seen
             seen.fill(record)
-            seen.draw(run_dir / "pictures")
+            with dispensable("pictures"):
+                seen.draw(run_dir / "pictures")
     if config.record is not None:
         say(f"recorded: {config.record}, {record['sensor']['frames']} frames")
 
@@ -247,7 +249,6 @@ class Seen:
         names = [candidate.name for candidate in left(self.candidates)]
         if not self.shown or not names:
             return
-        folder.mkdir(exist_ok=True)
         samples = [sample for sample, _ in self.shown]
         answers = {id(sample): answer for sample, answer in self.shown}
         predictors = {name: partial(_answer, answers, name) for name in names}
@@ -255,7 +256,7 @@ class Seen:
             sheet = picture_sheet(samples, predictors[names[0]], self.stream.cap)
         else:
             sheet = comparison_sheet(samples, predictors, self.stream.cap)
-        sheet.save(folder / "frames.png")
+        save_picture(sheet, folder / "frames.png")
 
 
 def _answer(answers: dict[int, dict[str, Tensor]], name: str, sample: Sample) -> Tensor:

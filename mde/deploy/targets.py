@@ -1,12 +1,15 @@
 """From a network to the file that each target runs, in each precision."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mde.atomic_file import atomic_file
+from mde.cache import cache_folder
 from mde.deploy.description import Description, write_description
 from mde.deploy.quantization.onnx_file import dynamic_onnx, fake_quantized_onnx, half_onnx, quantize_onnx
 from mde.deploy.quantization.tflite_file import half_tflite, quantize_tflite
@@ -17,7 +20,6 @@ from mde.jetson.builder import BuildError, cached_engine, load_tensorrt
 
 # Of each quantize.kind.
 PRECISIONS = {"none": "fp32", "float16": "fp16", "int8": "int8", "dynamic": "dynamic", "qat": "int8"}
-ENGINE_CACHE = Path("~/.cache/mde/engines").expanduser()
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,18 @@ def typed_onnx(request: Request) -> Path:
     return path
 
 
+def _copy(source: Path, path: Path) -> None:
+    with source.open("rb") as content, atomic_file(path) as file:
+        shutil.copyfileobj(content, file)
+
+
 def _onnx_fp32(request: Request, path: Path) -> None:
-    path.write_bytes(float_onnx(request).read_bytes())
+    _copy(float_onnx(request), path)
 
 
 def _onnx_int8(request: Request, path: Path) -> None:
     if request.scales is not None:
-        path.write_bytes(typed_onnx(request).read_bytes())
+        _copy(typed_onnx(request), path)
     else:
         quantize_onnx(float_onnx(request), path, request.inputs(), exclude=request.exclude)
 
@@ -130,7 +137,7 @@ def _float_tflite(request: Request) -> Path:
 
 
 def _tflite_fp32(request: Request, path: Path) -> None:
-    path.write_bytes(_float_tflite(request).read_bytes())
+    _copy(_float_tflite(request), path)
 
 
 def _tflite_int8(request: Request, path: Path) -> None:
@@ -141,10 +148,11 @@ def _engine(request: Request, path: Path) -> None:
     names = ("tensorrt", "tensorrt_rtx") if request.library == "auto" else (request.library,)
     try:
         trt = load_tensorrt(names)
-        ENGINE_CACHE.mkdir(parents=True, exist_ok=True)
+        cache = cache_folder() / "engines"
+        cache.mkdir(parents=True, exist_ok=True)
         described = asdict(request.describe("tensorrt"))
         graph = str(typed_onnx(request))
-        cached_engine(str(ENGINE_CACHE), trt, graph, str(path), request.precision, described, log=lambda _: None)
+        cached_engine(str(cache), trt, graph, str(path), request.precision, described, log=lambda _: None)
     except BuildError as error:
         raise MdeError(f"target=tensorrt: {error}") from error
 

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from mde.atomic_file import atomic_file
+from mde.cache import cache_folder
 from mde.errors import MdeError
 from mde.models.checkpoints import load_official
 from mde.models.network import DepthNetwork
@@ -82,8 +83,7 @@ def official_midas(network: str = "midas_small", *, reference: bool = False, bor
 
 def cached_file(published: OfficialFile, url: str) -> Path:
     """Path of the file at `url` in the cache folder, downloading it if it is not there."""
-    folder = Path(os.environ.get("MDE_CACHE") or Path.home() / ".cache" / "mde")
-    path = folder / published.name
+    path = cache_folder() / published.name
     if not path.is_file():
         download(published, url, path)
     return path

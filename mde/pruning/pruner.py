@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from mde.atomic_file import atomic_file
 from mde.config import ImportanceConfig, PruneConfig, RecoveryConfig
 from mde.data.datamodule import DepthData
 from mde.errors import MdeError
@@ -36,6 +37,7 @@ from mde.pruning.recovery import Distillation, corrected_statistics
 from mde.pruning.schedule import Schedule
 from mde.pruning.sensitivity import plot_scan, scan
 from mde.pruning.structure import ChannelGroup, channel_groups, keep_channels
+from mde.report.dispensable import dispensable
 from mde.report.terminal import say
 from mde.training.callbacks import Compression
 from mde.training.module import DepthModule
@@ -149,8 +151,10 @@ class Pruner(Compression):
         scores = channel_importance(model, groups, self.importance.kind, self._gradients(module, data))
         if options.scan and first:
             rows = scan(model, groups, layers, scores, data.splits.validation, images, frame_limit() or 16)
-            plot_scan(rows, self.run_dir / "pictures" / "sensitivity.png")
-            (self.run_dir / "sensitivity.json").write_text(json.dumps(rows, indent=1))
+            with dispensable("sensitivity"):
+                plot_scan(rows, self.run_dir / "pictures" / "sensitivity.png")
+                with atomic_file(self.run_dir / "sensitivity.json") as file:
+                    file.write(json.dumps(rows, indent=1).encode())
         dense = dense_widths(model, groups)
         limits = Limits(options.multiple, options.max_share, options.limits)
 

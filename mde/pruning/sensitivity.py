@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from rich.progress import track
 from torch import Tensor
 
+from mde.atomic_file import atomic_file
 from mde.data.sample import Frames
 from mde.evaluation import evaluate, network_predictor
 from mde.models.network import DepthNetwork
@@ -75,5 +76,5 @@ def plot_scan(rows: list[dict[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     lost.invert_yaxis()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(figure))
+    with atomic_file(path) as file:
+        file.write(png(figure))

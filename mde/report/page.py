@@ -76,11 +76,11 @@ def read_logs(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     """Every logged series as (step, value), sorted by step; where a resumed run repeats a step, its value counts."""
     series: dict[str, dict[int, float]] = defaultdict(dict)
     for path in sorted(run_dir.glob("logs/version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:])):
-        with open(path, newline="") as file:
-            for row in csv.DictReader(file):
-                for key, value in row.items():
-                    if value and key not in ("step", "epoch"):
-                        series[key][int(row["step"])] = float(value)
+        whole = path.read_text().rpartition("\n")[0]  # a full disk cuts the last row
+        for row in csv.DictReader(whole.splitlines()):
+            for key, value in row.items():
+                if value and key not in ("step", "epoch"):
+                    series[key][int(row["step"])] = float(value)
     return {key: sorted(values.items()) for key, values in sorted(series.items())}
 
 

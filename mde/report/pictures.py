@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,7 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from mde.data.sample import Sample
+from mde.atomic_file import atomic_file
+from mde.data.sample import Frames, Sample
+from mde.evaluation import spread
 from mde.metrics import depth_metrics, predict_depth, resize_prediction, truth_mask
 
 INVERSE_DEPTH = "inferno"  # bright is near
@@ -65,17 +68,32 @@ def comparison_sheet(
     return _drawn(figure)
 
 
+def save_sheets(sets: Sequence[Frames], predict: Callable[[Sample], Tensor], run_dir: Path) -> None:
+    """pictures/<set>.png, a sheet of each set, and predictions/, a few frames of the first by themselves."""
+    for frames in sets:
+        sheet = picture_sheet([frames[index] for index in spread(len(frames), 6)], predict, frames.cap)
+        save_picture(sheet, run_dir / "pictures" / f"{frames.name}.png")
+    first = sets[0]
+    save_predictions([first[index] for index in spread(len(first), 3)], predict, first.cap, run_dir / "predictions")
+
+
 def save_predictions(samples: Sequence[Sample], predict: Callable[[Sample], Tensor], cap: float, folder: Path) -> None:
     """Each frame as `<number>_image.png`, `_truth.png` and `_prediction.png`, on one colour scale as in a sheet: for
     setting networks side by side later."""
-    folder.mkdir(parents=True, exist_ok=True)
     for number, sample in enumerate(samples):
         frame = _Frame(sample, cap)
         pictures = {"image": frame.image, "truth": frame.truth, "prediction": frame.predicted(predict)[0]}
         for name, picture in pictures.items():
             small = Image.fromarray(picture)
             small.thumbnail((224, 224))
-            small.save(folder / f"{number}_{name}.png")
+            save_picture(small, folder / f"{number}_{name}.png")
+
+
+def save_picture(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Writes a PNG, whole or not at all; missing folders are made. options: of Pillow's encoder. MdeError when the
+    system refuses."""
+    with atomic_file(path) as file:
+        picture.save(file, "PNG", **options)
 
 
 def beside(rgb: np.ndarray, inverse_depth: np.ndarray, low: float, high: float) -> np.ndarray:

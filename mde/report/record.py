@@ -25,9 +25,6 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "amx_int8")  # on which the sp
 
 def environment() -> dict[str, Any]:
     """Machine and software, as far as they influence a result."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -37,9 +34,19 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "packages": {name: version(name) for name in ("torch", "timm", "lightning", "kornia", "numpy")},
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "command": " ".join(sys.argv),
     }
+
+
+def _commit() -> str | None:
+    """This checkout's; None where there is none, no git, or one that refuses: a folder of another owner."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
 
 
 def _cpu(entry: str) -> str:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers import Logger
 
 from mde.report.record import without_estimates
+from mde.report.wandb_run import WandbRun
 
 QUALITY = ("delta1", "rmse", "mae", "abs_rel")  # columns of the table
 SPARSITY = "model/sparsity"  # the axis on which dashboards set runs beside one another
@@ -23,20 +24,23 @@ def log_results(loggers: Sequence[Logger], record: dict[str, Any], kind: str, pi
     Keys: model/<key>, latency/<engine>/<key>, test/<dataset>/<metric>, test/<dataset>/pictures, and the table.
     """
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            run = logger.experiment
-            _define_axes(run)
-            # W&B keeps the pictures of a table outside the run's files, so that each is logged by itself as well.
-            sheets = {f"test/{name}/pictures": _sheet(pictures, name) for name in record["quality"]}
-            table = {TABLE: results_table(record, kind, pictures)}
-            run.log(_figures(record) | sheets | table | {"trainer/global_step": step})
+        if isinstance(logger, WandbRun):
+            with logger.spared():
+                run = logger.experiment
+                _define_axes(run)
+                # W&B keeps the pictures of a table outside the run's files, so that each is logged by itself as well.
+                sheets = {f"test/{name}/pictures": _sheet(pictures, name) for name in record["quality"]}
+                sheets = {name: sheet for name, sheet in sheets.items() if sheet is not None}
+                table = {TABLE: results_table(record, kind, pictures)}
+                run.log(_figures(record) | sheets | table | {"trainer/global_step": step})
 
 
-def log_latency(run: Any, record: dict[str, Any]) -> None:
+def log_latency(logger: WandbRun, record: dict[str, Any]) -> None:
     """Logs to a W&B run what was measured after it had ended: latency/<engine>/<key>, and its axis."""
-    _define_axes(run)
     latency = {"model": {"sparsity": record["model"]["sparsity"]}, "quality": {}, "latency": record["latency"]}
-    run.log(_figures(latency))
+    with logger.spared():
+        _define_axes(logger.experiment)
+        logger.experiment.log(_figures(latency))
 
 
 def _define_axes(run: Any) -> None:
@@ -66,5 +70,6 @@ def _figures(record: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _sheet(pictures: Path, name: str) -> wandb.Image:
-    return wandb.Image(str(pictures / f"{name}.png"), caption=name)
+def _sheet(pictures: Path, name: str) -> wandb.Image | None:
+    path = pictures / f"{name}.png"
+    return wandb.Image(str(path), caption=name) if path.exists() else None

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from PIL import Image
 
-from mde.atomic_file import atomic_file
+from mde.atomic_file import atomic_file, writing
 from mde.data.images import read_depth, read_image
 from mde.errors import MdeError
 from mde.sensors.frame import Account, SensorFrame
@@ -45,10 +45,11 @@ class FolderRecorder:
     def __enter__(self) -> Self:
         if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
             raise MdeError(f"record={self.root}: exists already; give a new name")
-        for part in ("rgb", "depth"):
-            (self.root / part).mkdir(parents=True, exist_ok=True)
-        self._times = (self.root / TIMES).open("w", buffering=1)
-        self._times.write("frame,number,seconds\n")
+        with writing(self.root):
+            for part in ("rgb", "depth"):
+                (self.root / part).mkdir(parents=True, exist_ok=True)
+            self._times = (self.root / TIMES).open("w", buffering=1)
+            self._times.write("frame,number,seconds\n")
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -66,22 +67,22 @@ class FolderRecorder:
         self._frames += 1
         name = f"{self._frames:06d}"
         self._save(name, {"depth": counts.astype(np.uint16), "rgb": frame.rgb})
-        self._times.write(f"{name},{frame.number},{frame.time:.6f}\n")
+        with writing(self.root):
+            self._times.write(f"{name},{frame.number},{frame.time:.6f}\n")
 
     def _save(self, name: str, pixels: dict[str, np.ndarray]) -> None:
         """Both images or none, also when Ctrl-C, the usual end of a recording, comes in between."""
         files = {part: self.root / part / f"{name}.png" for part in pixels}
         hidden = {part: file.with_name(f".{file.name}.part") for part, file in files.items()}
         try:
-            for part, image in pixels.items():
-                Image.fromarray(image).save(hidden[part], "PNG", compress_level=COMPRESSION)
-            for part in pixels:
-                hidden[part].replace(files[part])
-        except BaseException as error:
+            with writing(self.root):
+                for part, image in pixels.items():
+                    Image.fromarray(image).save(hidden[part], "PNG", compress_level=COMPRESSION)
+                for part in pixels:
+                    hidden[part].replace(files[part])
+        except BaseException:
             for file in [*files.values(), *hidden.values()]:
                 file.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise MdeError(f"record={self.root}: not written ({error.strerror}); free disk space") from error
             raise
 
     def _describe(self, frame: SensorFrame) -> None:

@@ -6,7 +6,6 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import wandb
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -19,8 +18,8 @@ from mde.pruning.pruner import DENSE
 from mde.report.page import write_report
 from mde.report.record import read_record, write_record
 from mde.report.wandb_results import log_latency
+from mde.report.wandb_run import end_wandb, wandb_logger
 from mde.training.quantization import FLOAT
-from mde.training.trainer import wandb_logger
 
 TOGETHER = 8  # jobs whose networks are held in memory at once
 
@@ -62,7 +61,6 @@ def _measure_group(name: str, options: dict[str, Any], size: tuple[int, int], ru
             return [f"{run_dirs[0].name}: latency not measured: {error}"]
         # One bad network must not cost the others their figures.
         return [line for run_dir in run_dirs for line in _measure_group(name, options, size, [run_dir])]
-    problems = []
     for run_dir in run_dirs:
         own, *before = (entries[same[file]] for file in _networks(run_dir))
         record = read_record(run_dir) | {"latency": own, "reference_latency": entries[REFERENCE]}
@@ -70,11 +68,8 @@ def _measure_group(name: str, options: dict[str, Any], size: tuple[int, int], ru
             record["before"]["latency"] = before[0]
         write_record(run_dir, record)
         write_report(run_dir)
-        try:
-            _log(run_dir, record)
-        except Exception as error:  # W&B's are of many types, and the figures are in the record already
-            problems.append(f"{run_dir.name}: latency not logged to W&B: {error}")
-    return problems
+        _log(run_dir, record)
+    return []
 
 
 def _log(run_dir: Path, record: dict[str, Any]) -> None:
@@ -83,8 +78,9 @@ def _log(run_dir: Path, record: dict[str, Any]) -> None:
         return
     config = OmegaConf.load(run_dir / "config.yaml")
     assert isinstance(config, DictConfig)
-    log_latency(wandb_logger(config, run_dir).experiment, record)
-    wandb.finish()
+    if logger := wandb_logger(config, run_dir):
+        log_latency(logger, record)
+        end_wandb()
 
 
 def _digest(file: Path) -> str:

@@ -1,6 +1,7 @@
 """What happens beside training: validation with pictures, speed, a deadline, checkpoints that survive a full disk."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,18 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.progress import TQDMProgressBar
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from PIL import Image
+from torch import Tensor
 
 from mde.atomic_file import atomic_file
 from mde.data.datamodule import DepthData
-from mde.data.sample import Frames
+from mde.data.sample import Frames, Sample
 from mde.errors import MdeError
 from mde.evaluation import evaluate, network_predictor, spread
-from mde.report.pictures import picture_sheet, stack
+from mde.report.dispensable import dispensable
+from mde.report.pictures import picture_sheet, save_picture, stack
+from mde.report.wandb_run import WandbRun
 from mde.training.module import DepthModule
 
 
@@ -40,7 +43,6 @@ class Validation(Callback):
             return
         assert isinstance(module, DepthModule)
         predict = network_predictor(module.model, self.size)
-        sheets = []
         for frames in self.sets:
             quality = evaluate(predict, frames, protocol=self.protocol, limit=self.limit)
             figures = {f"val/{frames.name}/{key}": v for key, v in quality.items() if isinstance(v, (int, float))}
@@ -49,17 +51,22 @@ class Validation(Callback):
             if quality["delta1"] is not None:
                 shown = {"delta1/" + frames.name: quality["delta1"]}
                 module.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True)
+        with dispensable(f"pictures of step {trainer.global_step}"):
+            self._publish(trainer, self._drawn(predict))
+        module.train()
+
+    def _drawn(self, predict: Callable[[Sample], Tensor]) -> Image.Image:
+        sheets = []
+        for frames in self.sets:
             samples = [frames[index] for index in spread(len(frames), 4 // len(self.sets) or 1)]
             sheets.append(picture_sheet(samples, predict, frames.cap))
-        module.train()
-        self._publish(trainer, stack(sheets))
+        return stack(sheets)
 
     def _publish(self, trainer: L.Trainer, sheet: Image.Image) -> None:
-        self.pictures.mkdir(parents=True, exist_ok=True)
-        sheet.save(self.pictures / f"step_{trainer.global_step:06d}.png")
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
+            if isinstance(logger, WandbRun):
                 logger.log_image("pictures", [sheet], step=trainer.global_step)
+        save_picture(sheet, self.pictures / f"step_{trainer.global_step:06d}.png")
 
 
 class Compression(Callback):

@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 import timm.layers
 import torch
-import wandb
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import get_method, instantiate
@@ -32,11 +31,13 @@ from mde.models.network import DepthNetwork, check_size
 from mde.models.registry import as_published
 from mde.models.residual import take_out
 from mde.models.scale import rescale
+from mde.report.dispensable import dispensable
 from mde.report.page import write_report
-from mde.report.pictures import picture_sheet, save_predictions
+from mde.report.pictures import save_sheets
 from mde.report.record import describe_model, new_record, read_record, write_record
 from mde.report.terminal import say, show_cost, show_quality
 from mde.report.wandb_results import log_results
+from mde.report.wandb_run import end_wandb
 from mde.training.callbacks import Compression, Validation
 from mde.training.estimate import TRIAL_STEPS, step_seconds
 from mde.training.module import DepthModule
@@ -104,11 +105,12 @@ def train(config: DictConfig) -> Path:
             finish(config, run_dir, model, record, evaluated, compression)
             log_results(trainer.loggers, record, config.prune.kind, run_dir / "pictures", trainer.global_step)
     finally:
-        wandb.finish()  # in a multirun the next job must open a run of its own
+        end_wandb()
         if trainer.is_global_zero and record["status"] != "complete":
             record["status"] = "incomplete"
-            write_record(run_dir, record)
-            write_report(run_dir)
+            with dispensable("the record's last state"):  # a full disk: what ended the run is said, not this
+                write_record(run_dir, record)
+                write_report(run_dir)
             rest = (
                 f"to continue: python {Path(sys.argv[0]).name} resume={run_dir}"
                 if (run_dir / LAST).exists()
@@ -233,22 +235,16 @@ def finish(
     record["baselines"] = {"vertical_ramp": ramp}
     record["health"] = health_on(model, evaluated[0], size)
     record["notes"] += lost_skips(record["health"]["skip_share"])
-    (run_dir / "pictures").mkdir(exist_ok=True)
-    for frames in evaluated:
-        samples = [frames[index] for index in spread(len(frames), 6)]
-        sheet = picture_sheet(samples, network_predictor(evaluable, size), frames.cap)
-        sheet.save(run_dir / "pictures" / f"{frames.name}.png")
-    first = evaluated[0]
-    shown = [first[index] for index in spread(len(first), 3)]
-    save_predictions(shown, network_predictor(evaluable, size), first.cap, run_dir / "predictions")
+    with dispensable("pictures", record["notes"]):
+        save_sheets(evaluated, network_predictor(evaluable, size), run_dir)
     if HydraConfig.get().mode == RunMode.RUN:  # jobs of a sweep may run side by side: it measures them at its end
         add_latency(record, model, dense if compression else None, size)
     record["status"] = "complete"
     write_record(run_dir, record)
-    page = write_report(run_dir)
     show_quality(record)
     show_cost(record)
-    say(f"report: {page}")
+    with dispensable("report.html"):
+        say(f"report: {write_report(run_dir)}")
 
 
 def known_qualities(config: DictConfig, dense: DepthNetwork, sets: list[Frames]) -> dict[str, dict[str, Any]]:

@@ -1,19 +1,18 @@
 """The Lightning trainer of a run: devices, precision, loggers, callbacks, checkpoints."""
 
 import logging
-import os
 import warnings
 from datetime import timedelta
 from pathlib import Path
 
 import lightning as L
 import torch
-import wandb
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from omegaconf import DictConfig, OmegaConf
+from lightning.pytorch.loggers import CSVLogger, Logger
+from omegaconf import DictConfig
 
 from mde.errors import MdeError
+from mde.report.wandb_run import wandb_logger
 from mde.training.callbacks import Deadline, ProgressBar, SafeCheckpointIO, Throughput
 from mde.training.module import LOG_EVERY
 
@@ -62,33 +61,15 @@ def build_trainer(config: DictConfig, run_dir: Path, first: list[Callback]) -> L
 
 
 def build_loggers(config: DictConfig, run_dir: Path) -> list[Logger]:
-    """CSV always; W&B when asked for: online with a key, else offline in the run directory.
+    """CSV always; W&B when asked for: online with a key, else offline in the run directory; not with
+    WANDB_MODE=disabled.
 
     A resumed run goes on in the W&B run that it began.
     """
     loggers: list[Logger] = [CSVLogger(run_dir, name="logs", flush_logs_every_n_steps=LOG_EVERY)]
-    if config.logger.wandb:
-        loggers.append(wandb_logger(config, run_dir))
+    if config.logger.wandb and (logger := wandb_logger(config, run_dir)):
+        loggers.append(logger)
     return loggers
-
-
-def wandb_logger(config: DictConfig, run_dir: Path) -> WandbLogger:
-    """Of a new W&B run, or of the one that was begun in `run_dir`."""
-    online = bool(os.environ.get("WANDB_API_KEY")) and os.environ.get("WANDB_MODE") != "offline"
-    identity = next(iter(sorted(run_dir.glob("wandb/*run-*-*"))), None)
-    logger = WandbLogger(
-        project=config.logger.project,
-        group=config.logger.group,
-        name=run_dir.name,
-        id=identity.name.rpartition("-")[2] if identity else None,
-        resume="allow" if online else None,  # offline the id is enough: `wandb sync` joins what has the same one
-        save_dir=run_dir,
-        mode="online" if online else "offline",  # `offline=` sets a variable, which W&B reads once in a process
-        settings=wandb.Settings(silent=True),  # its own summary would bury the path of the report
-        config=OmegaConf.to_container(config, resolve=True),
-    )
-    logger._wandb_init.pop("anonymous")  # Lightning sets it, to None, and W&B warns of whoever sets it
-    return logger
 
 
 def precision(options: DictConfig) -> str:

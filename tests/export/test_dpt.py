@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-import mde.deploy.targets
 from mde.deploy.targets import Request, write_target
 from mde.engines import open_engine
 from mde.export import ImageGraph, deployable, export_onnx
@@ -92,7 +91,7 @@ def test_an_old_opset_has_no_shapes_to_compute(name: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", NETWORKS)
 def test_tensorrt_rtx_builds_an_int8_engine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorrt_rtx")
-    monkeypatch.setattr(mde.deploy.targets, "ENGINE_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("MDE_CACHE", str(tmp_path / "cache"))
     model = lively(name)
     images = [np.random.default_rng(seed).integers(0, 256, (1, 64, 64, 3), np.uint8) for seed in range(2)]
     graph = ImageGraph(deployable(model), model.mean, model.std).eval()

@@ -13,13 +13,15 @@ import pytest
 import wandb
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger
+from omegaconf import OmegaConf
 from PIL import Image
 
 from mde.cli import register
 from mde.report.dashboard import main
 from mde.report.record import read_record, write_record
 from mde.report.wandb_results import log_results
+from mde.report.wandb_run import WandbRun, end_wandb
 from mde.sweep.latency import measure
 from tests.conftest import ROOT, TINY, call, write_frames
 from tests.report.wandb_file import OfflineRun, read_run
@@ -200,9 +202,10 @@ def test_a_network_that_was_pruned_without_training_is_logged_too(monkeypatch, t
     quality = {"protocol": "raw", "frames": 3, "delta1": None, "rmse": 2.5, "mae": 2.0, "abs_rel": 0.5}
     record = {"model": {"name": "midas_small", "sparsity": 0.25}, "quality": {"nyu": quality}, "latency": {}}
     long = "x" * 70_000  # over three blocks of the file
-    logger = WandbLogger(save_dir=tmp_path, mode="offline", config={"long": long}, settings=wandb.Settings(silent=True))
+    options = OmegaConf.create({"logger": {"project": "mde", "group": None}, "long": long})
+    logger = WandbRun(options, tmp_path, "offline")
     log_results([CSVLogger(tmp_path), logger], record, "layer", tmp_path, step=0)
-    wandb.finish()
+    end_wandb()
     found = read_run(tmp_path)
     assert found.finished
     assert found.config["long"] == long
