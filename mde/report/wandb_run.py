@@ -42,6 +42,8 @@ def wandb_mode() -> str:
 class WandbRun(WandbLogger):
     """Online, else offline, else nothing; after a failure nothing more is logged. Each step down is one line."""
 
+    _experiment: Any  # W&B's run, or _Nothing
+
     def __init__(self, config: DictConfig, run_dir: Path, mode: str):
         identity = next(iter(sorted(run_dir.glob("wandb/*run-*-*"))), None)
         own = {name: value for name, value in PATIENCE.items() if f"WANDB_{name.upper()}" not in os.environ}

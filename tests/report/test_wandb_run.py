@@ -1,4 +1,4 @@
-"""W&B may be switched off, away, or fall over in the middle: the run it stands beside goes on, and says so in a line."""
+"""W&B may be switched off, away, or fall over in the middle: the run beside it goes on, and says so in a line."""
 
 import time
 from collections.abc import Iterator

@@ -17,7 +17,8 @@ from mde.errors import MdeError
 from mde.models import build_model, load_model, save_model
 from mde.pruning.run import prune
 from mde.training.run import fill_in, network_options, trained_on
-from tests.conftest import MOST, TINY, train_command
+from tests.conftest import MOST, ROOT, TINY, script_environment, train_command
+from tests.forked import run_script
 from tests.test_config import composed
 
 ERRORS = {"rmse", "mae", "abs_rel", "delta1", "delta2", "delta3", "pooled_rmse"}
@@ -170,3 +171,29 @@ def test_a_network_learned_from_what_its_weights_learned_from(tmp_path):
 def test_what_is_pruned_is_the_checkpoint(tmp_path):
     with pytest.raises(MdeError, match="weights=imagenet: what is pruned is checkpoint=shipped; leave it out"):
         prune(composed("prune=channel", "sparsity=0.5", "weights=imagenet", script="prune"))
+
+
+WITHOUT_PICTURES = f"""
+import errno, os, runpy, PIL.Image
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+PIL.Image.Image.save = full
+runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
+"""
+
+
+def test_a_trained_network_is_not_lost_to_pictures_that_cannot_be_written(frames_folder, tmp_path):
+    script, run_dir = tmp_path / "train.py", tmp_path / "run"
+    script.write_text(WITHOUT_PICTURES)
+    options = ["data=folder", f"data.root={frames_folder}", f"hydra.run.dir={run_dir}", *TINY, "logger=wandb"]
+    done = run_script(script, options, ROOT, script_environment(1))
+    assert done.returncode == 0, done.stderr
+    record = json.loads((run_dir / "metrics.json").read_text())
+    assert record["status"] == "complete"
+    assert load_model(run_dir / "model.safetensors").name == "midas_small"
+    (note,) = [note for note in record["notes"] if note.startswith("left out: pictures: ")]
+    assert note.endswith(f"{run_dir}/pictures/tiny.png: not written (No space left on device); free disk space")
+    assert note in (run_dir / "report.html").read_text()
+    assert note in done.stdout
+    assert "left out: pictures of step 1: " in done.stdout
+    assert not list(run_dir.glob("pictures/*"))
