@@ -146,14 +146,21 @@ def test_without_a_home_only_what_needs_a_cache_asks_for_one(monkeypatch: pytest
 LOADER = """
 import subprocess, torch
 from torch.utils.data import DataLoader
+from mde.data.datamodule import in_shared_memory
 from mde.refused import refused
-for room in (4096, 65536):  # bytes: not even for multiprocessing's own locks, and not for a batch
+images = [torch.zeros(1 << 18)] * 4
+batches = dict(batch_size=4)
+single = dict(batch_size=None, collate_fn=in_shared_memory)
+for room, options in [(4096, batches), (65536, batches), (65536, single)]:  # bytes: 4096 do not hold the locks
     subprocess.run(["mount", "-o", f"remount,size={room}", "/dev/shm"], check=True)
     try:
-        for _ in DataLoader([torch.zeros(1024)] * 256, 256, num_workers=1):
-            print("loaded")
+        for _ in DataLoader(images, num_workers=1, **options):
+            pass
+        print("loaded")
     except Exception as error:
         print(refused(error, "run") or repr(error))
+for image in DataLoader(images, num_workers=0, **single):  # the remedy
+    assert not image.is_shared()
 """
 
 
@@ -161,5 +168,8 @@ def test_torch_says_what_we_read_when_shared_memory_is_full() -> None:
     mounted = ["unshare", "-m", "bash", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "-"]
     if os.geteuid() or subprocess.run([*mounted, "true"], capture_output=True).returncode:
         pytest.skip("mounts a small /dev/shm of its own, which needs root")
-    done = subprocess.run([*mounted, sys.executable, "-c", LOADER], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == f"{NO_SHARED_MEMORY}\n" * 2, done.stderr
+    done = subprocess.run(
+        [*mounted, sys.executable, "-c", LOADER], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout == f"{NO_SHARED_MEMORY}\n" * 3, done.stderr
+    assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from mde.data.sample import Frames, Splits
 from mde.data.sampler import StreamSampler
@@ -66,6 +66,13 @@ class DepthData(L.LightningDataModule):
         """`count` training samples spread evenly over the scenes, the same ones at every call."""
         frames = len(self.training_set)
         return [self.training_set[k, k * frames // count] for k in range(count)]
+
+
+def in_shared_memory(image: torch.Tensor | None) -> torch.Tensor | None:
+    """For a loader without batches, whose workers send what they read: moved there by the worker, not while it is sent.
+    Where memory is short that fails too, but in a thread whose errors torch drops, and whoever waits does so for ever.
+    """
+    return image.share_memory_() if image is not None and get_worker_info() is not None else image
 
 
 def parts_of(frames: Frames) -> list[Frames]:

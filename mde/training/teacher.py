@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mde.atomic_file import atomic_file
-from mde.data.datamodule import parts_of
+from mde.data.datamodule import in_shared_memory, parts_of
 from mde.data.mix import ConcatFrames
 from mde.data.sample import Frames, Sample, Splits
 from mde.deploy.description import graph_hash, network_file
@@ -158,7 +158,8 @@ def taught(splits: Splits, teacher: Teacher) -> Splits:
 def show(teacher: Teacher, frames: Frames, workers: int, indices: list[int]) -> None:
     """Shows the teacher those of `frames` that it has not seen, with a progress bar; nothing is left open."""
     teacher.close()
-    loader = DataLoader(UnknownImages(frames, teacher), batch_size=None, sampler=indices, num_workers=workers)
+    unknown = UnknownImages(frames, teacher)
+    loader = DataLoader(unknown, None, sampler=indices, num_workers=workers, collate_fn=in_shared_memory)
     for image in track(loader, f"teacher: {teacher.path.name}", len(indices), transient=True):
         if image is not None:
             teacher(image)
