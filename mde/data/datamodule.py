@@ -1,6 +1,7 @@
 """The training loader of a run: an endless reproducible stream."""
 
 from collections.abc import Callable
+from typing import Any
 
 import lightning as L
 import torch
@@ -68,9 +69,10 @@ class DepthData(L.LightningDataModule):
         return [self.training_set[k, k * frames // count] for k in range(count)]
 
 
-def in_shared_memory(image: torch.Tensor | None) -> torch.Tensor | None:
-    """For a loader without batches, whose workers send what they read: moved there by the worker, not while it is sent.
-    Where memory is short that fails too, but in a thread whose errors torch drops, and whoever waits does so for ever.
+def in_shared_memory(image: Any) -> Any:
+    """A tensor, or None, of a loader without batches, whose workers send what they read. Moved there by the worker, not
+    while it is sent: where memory is short that fails too, but in a thread whose errors torch drops, and whoever waits
+    does so for ever.
     """
     return image.share_memory_() if image is not None and get_worker_info() is not None else image
 
