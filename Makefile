@@ -17,6 +17,8 @@ $(INSTALLED): pyproject.toml
 	$(VENV)/bin/uv pip install --quiet --compile-bytecode --python $(PY) --editable '.[imagenet,nyu,tflite,tensorrt,sweeps,ray,dashboard,video,viewer,l515,dev]'
 # The last librealsense that knows a live L515, beside the present one: for tests. Its wheels end at Python 3.11.
 	-$(VENV)/bin/uv pip install --quiet --python $(PY) --target $(VENV)/librealsense-2.54 --no-deps 'pyrealsense2==2.54.2.*'
+# What a Python 3.6, where there is one, runs the Jetson folder with: for tests.
+	-$(PY) -m pip install --quiet --no-deps --only-binary=:all: --python-version 3.6 --target $(VENV)/numpy-1.19 'numpy==1.19.5'
 	$(PY) -c 'import pyrealsense2' 2> /dev/null || { $(SUDO) apt-get update -qq && $(SUDO) apt-get install -qq -y libusb-1.0-0; } || \
 	    echo "librealsense needs the system library libusb-1.0; install it (Debian: libusb-1.0-0), or leave data=l515 alone"
 	touch $(INSTALLED)

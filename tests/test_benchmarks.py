@@ -1,14 +1,19 @@
 """The scripts behind the published figures run; their times are never looked at."""
 
+import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from mde.deploy import load_runtime
+from mde.deploy.description import Description, write_description
 from mde.deploy.quantization.fake import activation_scales
 from mde.models import read_metadata, save_model
 from tests.conftest import ROOT, TINY, call, write_frames
@@ -16,6 +21,7 @@ from tests.export import random_network
 
 sys.path.insert(0, str(ROOT / "benchmarks"))  # as running the scripts does
 
+import arm
 import ship
 
 SHARED = Path(os.environ.get("MDE_SHARED", "../shared"))
@@ -123,3 +129,43 @@ def test_the_quantization_benchmark_has_a_row_for_every_way(tmp_path):
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in printed.splitlines()[2:]}
     assert float(rows["trained for INT8, PyTorch"][-1].strip(" |")) == 0
     assert 0 < float(rows["its file in OpenVINO"][-1].strip(" |")) < float(rows["float"][-1].strip(" |"))
+
+
+def test_answers_need_numpy_and_the_engines_alone_as_on_an_emulated_board(tmp_path):
+    files = [ROOT / f"weights/midas_small_tenth_int8.{suffix}" for suffix in ("onnx", "tflite")]
+    image = np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8)  # the networks' size
+    np.savez(tmp_path / "images.npz", noise=image)
+    (packages := tmp_path / "packages").mkdir()
+    for name in (*arm.WHEELS, "mde"):
+        for found in Path(importlib.util.find_spec(name).origin).parents[1].glob(f"{name}*"):
+            (packages / found.name).symlink_to(found)
+    done = subprocess.run(
+        [sys.executable, "-S", "-B", ROOT / "benchmarks/answers.py", "images.npz", "answers.npz", *files],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(packages)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answered = np.load(tmp_path / "answers.npz")
+    for path in files:
+        np.testing.assert_allclose(answered[f"{path.name}:noise"], load_runtime(path).predict(image), rtol=1e-5)
+        np.testing.assert_array_equal(answered[f"{path.name}:noise:taken"], image[None])
+
+
+def test_the_table_of_arm_shows_the_largest_and_the_mean_difference_and_what_is_not_finite(tmp_path):
+    answer = np.linspace(0, 1, 100, dtype=np.float32).reshape(10, 10)
+    here = {f"{name}.onnx:{image}": answer for name in ("near", "broken") for image in ("first", "second")}
+    there = {name: found.copy() for name, found in here.items()}
+    there["near.onnx:second"][3, 4] += 0.5
+    there["broken.onnx:first"][0, 0] = np.nan
+    paths = [tmp_path / f"{name}.onnx" for name in ("near", "broken")]
+    for path in paths:
+        path.write_bytes(b"graph")
+        write_description(path, Description("midas_small", "onnxruntime", "int8", (10, 10)))
+    rows = arm.table(paths, here, {"cortex-a57": there}).splitlines()[2:]
+    assert rows == [
+        "| `near.onnx` | onnxruntime | int8 | 0.5 | 0.0025 |",
+        "| `broken.onnx` | onnxruntime | int8 | inf | inf |",
+    ]
