@@ -82,7 +82,7 @@ def stage(work: Path, checkpoint: Path) -> list[Path]:
     np.savez(work / "images.npz", **photos)
     for path in (path for suffix in ENGINES for path in FOLDER.glob(f"*{suffix}*")):  # and their descriptions
         shutil.copy(path, work)
-    shutil.copytree(FOLDER / BUNDLE, work / BUNDLE)  # follows links, as a copy to a board does
+    shutil.copytree(FOLDER / BUNDLE, work / BUNDLE)
     for path in (work / BUNDLE).glob("model.onnx*"):
         shutil.copy(path, work / path.name.replace("model", BUNDLE, 1))
     export(checkpoint, work)

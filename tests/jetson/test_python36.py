@@ -45,7 +45,7 @@ def python36() -> Python:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """The folder, with a calibration, so that metres are computed too: about three of them in the middle."""
-    folder = shutil.copytree(BUNDLE, tmp_path / "bundle")  # follows links, as a copy to a board does
+    folder = shutil.copytree(BUNDLE, tmp_path / "bundle")
     described, frames = folder / "model.onnx.json", runner.load_frames(str(folder / "frames.npz"))
     calibration = {"scale": float(0.3 / np.median(frames["reference"])), "shift": 0.03, "cap": 10.0}
     described.write_text(json.dumps(json.loads(described.read_text()) | {"calibration": calibration}))
