@@ -20,7 +20,7 @@ from mde.data.sample import Sample
 from mde.data.transforms import resize_image
 from mde.deploy.quantization.fake import activation_scales, fake_quantize, load_fake_quantized, read_scales
 from mde.deploy.quantization.onnx_file import fake_quantized_onnx, quantize_onnx
-from mde.engines import Engine, graph_engine, open_engine
+from mde.engines import Engine, graph_engine, open_engine, tensorrt_stand_in
 from mde.evaluation import spread
 from mde.export import ImageGraph, deployable, export_onnx
 from mde.metrics import DepthMetrics, resize_prediction
@@ -52,7 +52,7 @@ def contestants(run_dir: Path, size: tuple[int, int], calibration: list[np.ndarr
     fake_quantize(same.network, activation_scales(same.network, images))
     return {
         "float": graph_engine(as_graph(load_model(before)), 1),
-        "post-training, ONNX Runtime": open_engine("onnxruntime", folder / "post.onnx", 1),
+        "post-training, ONNX Runtime": tensorrt_stand_in(folder / "post.onnx", 1),
         "post-training, at the same places": graph_engine(same, 1),
         TRAINED: graph_engine(as_graph(load_fake_quantized(after)), 1),
         "its file in ONNX Runtime": open_engine("onnxruntime", folder / "trained.onnx", 1),

@@ -75,6 +75,13 @@ def graph_engine(graph: "nn.Module", threads: int) -> Engine:
     return run
 
 
+def tensorrt_stand_in(path: Path, threads: int) -> Engine:
+    """TensorRT's ONNX file in ONNX Runtime, to show what TensorRT will compute. Its weights take 8 bits in INT8, which
+    ONNX Runtime's integer kernels add up wrong on an x86 without VNNI.
+    """
+    return _open_onnxruntime(path, threads, integers=False)
+
+
 def pytorch_graph(path: Path) -> "nn.Module":
     """An own .safetensors or an official .pt file as a graph that takes uint8 (1, H, W, 3)."""
     from mde.export import ImageGraph, deployable
@@ -84,8 +91,12 @@ def pytorch_graph(path: Path) -> "nn.Module":
     return ImageGraph(deployable(model), model.mean, model.std).eval()
 
 
-def onnxruntime_session(path: Path, threads: int, profile: Path | None = None) -> "onnxruntime.InferenceSession":
-    """profile: begins the name of a file in which the times of the operators are collected"""
+def onnxruntime_session(
+    path: Path, threads: int, profile: Path | None = None, integers: bool = True
+) -> "onnxruntime.InferenceSession":
+    """profile   begins the name of a file in which the times of the operators are collected
+    integers  False: rounded values (Q/DQ pairs) are computed with in floats, the same on every processor
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -95,6 +106,8 @@ def onnxruntime_session(path: Path, threads: int, profile: Path | None = None) -
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    if not integers:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -139,8 +152,8 @@ def _open_pytorch(path: Path, threads: int) -> Engine:
     return graph_engine(pytorch_graph(path), threads)
 
 
-def _open_onnxruntime(path: Path, threads: int) -> Engine:
-    session = onnxruntime_session(path, threads)
+def _open_onnxruntime(path: Path, threads: int, integers: bool = True) -> Engine:
+    session = onnxruntime_session(path, threads, integers=integers)
     name = session.get_inputs()[0].name
     return lambda image: session.run(None, {name: image})[0]
 

@@ -15,13 +15,16 @@ import torch
 from mde.deploy import load_runtime
 from mde.deploy.description import Description, write_description
 from mde.deploy.quantization.fake import activation_scales
+from mde.deploy.quantization.pairs import largest_pairs
 from mde.models import read_metadata, save_model
 from tests.conftest import ROOT, TINY, call, write_frames
+from tests.deploy.quantization_network import calibration_frames, small_graph
 from tests.export import random_network
 
 sys.path.insert(0, str(ROOT / "benchmarks"))  # as running the scripts does
 
 import arm
+import seven_bits
 import ship
 
 SHARED = Path(os.environ.get("MDE_SHARED", "../shared"))
@@ -169,3 +172,15 @@ def test_the_table_of_arm_shows_the_largest_and_the_mean_difference_and_what_is_
         "| `near.onnx` | onnxruntime | int8 | 0.5 | 0.0025 |",
         "| `broken.onnx` | onnxruntime | int8 | inf | inf |",
     ]
+
+
+def test_the_benchmark_of_7_bits_changes_what_its_rows_say(tmp_path):
+    frames = calibration_frames()
+    engines = seven_bits.engines(small_graph(), frames, tmp_path, 1)
+    assert len(engines) == 2 * (1 + len(seven_bits.VARIANTS))
+    for (engine, variant), run in engines.items():
+        pairs = largest_pairs(tmp_path / f"{variant}{seven_bits.SUFFIXES[engine]}")
+        assert max(pairs.values(), default=0) == {"8": 255 * 254, "7": 255 * 128, "f": 0}[variant[0]]
+        output = run(frames[0])
+        assert (len(np.unique(output)) <= 256) == ("rounded" in variant), variant
+        assert seven_bits.far_levels(output) <= len(np.unique(output))

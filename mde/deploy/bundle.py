@@ -1,6 +1,7 @@
 """The folder that a Jetson needs: the network, what builds and runs it there, frames to check it by, and how to."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,8 +14,9 @@ from mde import jetson
 from mde.atomic_file import atomic_file
 from mde.data.sample import Frames
 from mde.deploy.description import description_file, write_description
-from mde.deploy.runtime import load_runtime
+from mde.deploy.runtime import Runtime
 from mde.deploy.targets import Request, float_onnx, typed_onnx
+from mde.engines import tensorrt_stand_in
 from mde.errors import MdeError
 from mde.evaluation import spread
 from mde.export import ImageGraph
@@ -83,7 +85,9 @@ def write_bundle(
     onnx_file = folder / "model.onnx"
     onnx_file.write_bytes(source.read_bytes())
     write_description(onnx_file, request.describe("onnxruntime"))
-    _write_frames(onnx_file, frames, count, folder / "frames.npz")
+    engine = tensorrt_stand_in(onnx_file, os.cpu_count() or 1)
+    runtime = Runtime(onnx_file, request.describe("onnxruntime"), engine)
+    _write_frames(runtime, frames, count, folder / "frames.npz")
     described = json.loads(description_file(onnx_file).read_text()) | {"engine": "tensorrt", "model": dict(model)}
     described["limits"] = {"peak": dict(device.peak), "bandwidth": device.bandwidth}
     with atomic_file(description_file(onnx_file)) as file:
@@ -91,8 +95,7 @@ def write_bundle(
     (folder / "README.md").write_text(readme(device, JETPACKS[str(device.jetpack)], request))
 
 
-def _write_frames(onnx_file: Path, frames: Frames, count: int, path: Path) -> None:
-    runtime = load_runtime(onnx_file)
+def _write_frames(runtime: Runtime, frames: Frames, count: int, path: Path) -> None:
     samples = [frames[index] for index in spread(len(frames), count)]
     alike = [s for s in samples if (s.image.shape, s.depth.shape) == (samples[0].image.shape, samples[0].depth.shape)]
     images = [sample.image.permute(1, 2, 0).numpy() for sample in alike]

@@ -16,13 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from mde.data.datamodule import parts_of
 from mde.data.sample import Splits
 from mde.data.transforms import normalise, resize_image
-from mde.deploy.description import write_description
 from mde.deploy.quantization.fake import fake_quantize, read_scales
 from mde.deploy.quantization.gate import Gated, quantize_within
 from mde.deploy.quantization.sensitivity import layer_sensitivity
 from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
 from mde.deploy.targets import PRECISIONS, TARGETS, Request, check_target, typed_onnx, write_target
-from mde.engines import graph_engine
+from mde.engines import graph_engine, tensorrt_stand_in
 from mde.errors import MdeError
 from mde.evaluation import evaluate, frame_limit, spread
 from mde.export import ImageGraph, deployable
@@ -189,9 +188,8 @@ def written(job: Job, exclude: Sequence[str]) -> Runtime:
     write_target(job.target, request, job.file)
     if job.runs_here:
         return load_runtime(job.file, threads=job.config.threads)
-    stand_in = typed_onnx(request)
-    write_description(stand_in, request.describe("onnxruntime"))
-    return load_runtime(stand_in, threads=job.config.threads)
+    graph = typed_onnx(request)
+    return Runtime(graph, request.describe("onnxruntime"), tensorrt_stand_in(graph, job.config.threads))
 
 
 def described(job: Job) -> dict[str, Any]:

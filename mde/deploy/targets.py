@@ -12,6 +12,7 @@ from mde.atomic_file import atomic_file
 from mde.cache import cache_folder
 from mde.deploy.description import Description, write_description
 from mde.deploy.quantization.onnx_file import dynamic_onnx, fake_quantized_onnx, half_onnx, quantize_onnx
+from mde.deploy.quantization.pairs import check_pairs
 from mde.deploy.quantization.tflite_file import half_tflite, quantize_tflite
 from mde.errors import MdeError
 from mde.export import ImageGraph, export_onnx, export_openvino
@@ -64,6 +65,8 @@ def write_target(target: str, request: Request, path: Path) -> None:
     """
     check_target(target, request.precision)
     TARGETS[target][1][request.precision](request, path)
+    if target in ("onnxruntime", "openvino") and request.precision in ("int8", "dynamic"):
+        check_pairs(path)
     if target != "tensorrt":  # whose builder describes what it built itself
         write_description(path, request.describe(target))
 

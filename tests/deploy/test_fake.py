@@ -37,7 +37,7 @@ torch.set_num_threads(1)
 def reference_convolution(x: np.ndarray, layer: nn.Conv2d, scale: float, padding: tuple[int, int]) -> np.ndarray:
     """In float64, by loops, from the formula; padding: before and after, in both directions."""
     weight = layer.weight.detach().double().numpy()
-    steps = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 127
+    steps = np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / 64
     weight = np.round(weight / steps) * steps
     x = np.clip(np.round(x.astype(np.float64) / scale), -128, 127) * scale
     x = np.pad(x, ((0, 0), (0, 0), padding, padding))
@@ -86,7 +86,7 @@ def test_the_gradient_passes_the_rounding_and_stops_where_the_input_is_clamped()
     # Straight-through: the gradient of the same convolution at the rounded input and weight.
     y = ((x.detach() / 0.01).round().clamp(-128, 127) * 0.01).requires_grad_()
     weight = network[0].weight
-    step = weight.detach().abs().amax(dim=(1, 2, 3), keepdim=True) / 127
+    step = weight.detach().abs().amax(dim=(1, 2, 3), keepdim=True) / 64
     exact[0].weight.data = (weight.detach() / step).round() * step
     exact(y).square().sum().backward()
     torch.testing.assert_close(weight.grad, exact[0].weight.grad)
@@ -171,11 +171,12 @@ def test_the_file_computes_what_the_fake_quantized_network_does(pair) -> None:
     for frame in calibration_frames():
         with torch.no_grad():
             expected = graph(torch.from_numpy(frame)).numpy()
-            assert difference(exact(torch.from_numpy(frame)).numpy(), expected) > 5e-3
+            rounding = difference(exact(torch.from_numpy(frame)).numpy(), expected)
+            assert rounding > 5e-3
         assert difference(unoptimised(path).run(None, {"image": frame})[0], expected) < 1e-5
         # Integer convolutions: sums differ in their last bits, and a few values at the edge of two steps by a step.
-        assert difference(openvino(frame)[0], expected) < 1e-3
-        assert difference(onnxruntime.InferenceSession(path).run(None, {"image": frame})[0], expected) < 2e-3
+        assert difference(openvino(frame)[0], expected) < 0.4 * rounding
+        assert difference(onnxruntime.InferenceSession(path).run(None, {"image": frame})[0], expected) < 0.4 * rounding
 
 
 def test_the_file_is_symmetric_int8_at_every_convolution_and_nowhere_else(pair) -> None:
@@ -195,7 +196,7 @@ def test_the_file_is_symmetric_int8_at_every_convolution_and_nowhere_else(pair) 
         assert constants[rounded.input[1]] == np.float32(scales[onnx_layer(node.name)])
         assert constants[weight.input[0]].dtype == constants[weight.input[2]].dtype == np.int8
         assert [attribute.i for attribute in weight.attribute if attribute.name == "axis"] == [0]
-        assert np.abs(constants[weight.input[0]]).reshape(len(constants[weight.input[1]]), -1).max(axis=1).min() == 127
+        assert np.abs(constants[weight.input[0]]).reshape(len(constants[weight.input[1]]), -1).max(axis=1).min() == 64
         seen.append(onnx_layer(node.name))
     assert sorted(seen) == sorted(scales)
     assert sum(node.op_type == "QuantizeLinear" for node in model.graph.node) <= len(scales)

@@ -14,7 +14,7 @@ def rounded(x, scale, zero, low, high):
 
 
 def reference_weight(weight):
-    return np.stack([rounded(channel, np.abs(channel).max() / 127, 0, -127, 127) for channel in weight])
+    return np.stack([rounded(channel, np.abs(channel).max() / 64, 0, -64, 64) for channel in weight])
 
 
 def reference_activation(x):

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 
 from mde.deploy import load_runtime
+from mde.deploy.quantization.pairs import check_pairs, largest_pairs
 from mde.errors import MdeError
 from mde.models import build_model, load_model, read_metadata, shipped
 from mde.models.checkpoints import provenance, trained_size
@@ -85,6 +86,12 @@ def test_the_deployed_files_name_the_network_they_are_of(path):
     assert np.isfinite(depth).all()
     assert depth.std() > 0
     assert own_metadata(path, "midas_small")["licence"], "whoever learns from it has to name it"
+
+
+@pytest.mark.parametrize("path", [p for p in DEPLOYED if p.suffix != ".tflite"], ids=lambda path: path.name)
+def test_they_are_right_on_every_x86(path):
+    assert largest_pairs(path), "no INT8 in it"
+    check_pairs(path)
 
 
 @pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.name)

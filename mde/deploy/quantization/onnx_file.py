@@ -1,7 +1,8 @@
 """ONNX files in INT8 and float16.
 
 What is fast differs: ONNX Runtime on x86 has quick kernels for unsigned activations with signed weights only, so the
-symmetric graph that TensorRT asks for is slower there.
+symmetric graph that TensorRT asks for is slower there. Those kernels, and OpenVINO's, are right on every x86 only for
+weights of 7 bits (`pairs`).
 """
 
 import tempfile
@@ -29,13 +30,12 @@ def quantize_onnx(
     source: Path, path: Path, calibration: Sequence[np.ndarray], symmetric: bool = False, exclude: Sequence[str] = ()
 ) -> None:
     """Writes the FP32 graph `source` to `path` in static INT8: Q/DQ pairs, a scale per output channel of weights, a
-    scale per tensor of activations, from the smallest and largest values over `calibration`. Input, output and the
-    normalisation of the image stay as they are.
+    scale per tensor of activations, from the smallest and largest values over `calibration`. The normalisation of the
+    image and the last convolution's output stay float: in 8 bits an inverse depth has 256 levels, few of them far away.
 
     calibration  arrays as the graph takes them
-    symmetric    every zero point is 0, and biases and the last convolution's output stay float, as TensorRT wants;
-                 otherwise activations are unsigned, as is fast in ONNX Runtime and OpenVINO, and the output takes one
-                 of 256 values
+    symmetric    every zero point is 0, biases stay float and weights take 8 bits, as TensorRT wants; otherwise
+                 activations are unsigned and weights take 7 bits, as is fast in ONNX Runtime and OpenVINO, and right
     exclude      layers of the network (layer_names) that stay float, and what lies between them
 
     MdeError for calibration frames that are no good, an unknown layer, or a graph that has no convolution.
@@ -47,6 +47,7 @@ def quantize_onnx(
     )
     excluded = convolutions_of(exclude, [node.name for node in _convolutions(graph)], is_onnx_layer, source)
     nodes = [Node(node.name, node.input, node.output, node.op_type == "Conv") for node in graph.graph.node]
+    closing = [node.name for node in _closing(graph.graph)]
     with tempfile.TemporaryDirectory() as folder, quiet():
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         _prepare(source, prepared)
@@ -60,12 +61,13 @@ def quantize_onnx(
             per_channel=True,
             activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=excluded + between_floats(nodes, excluded) + _shifts(graph),
+            reduce_range=not symmetric,
+            # The closing ReLU too: the quantizer drops one whose rounded output begins at 0.
+            nodes_to_exclude=excluded + between_floats(nodes, excluded) + _shifts(graph) + closing,
             extra_options={"ActivationSymmetric": symmetric, "QuantizeBias": not symmetric},
         )
         result = onnx.load(quantized)
-    if symmetric:
-        _keep_output_float(result.graph)
+    _keep_output_float(result.graph)
     _save(result, path)
     if symmetric:
         check_symmetric(path)
@@ -176,7 +178,9 @@ def dynamic_onnx(source: Path, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, quiet():
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         _prepare(source, prepared)
-        quantize_dynamic(prepared, quantized, op_types_to_quantize=["Conv"], weight_type=QuantType.QInt8)
+        quantize_dynamic(
+            prepared, quantized, op_types_to_quantize=["Conv"], weight_type=QuantType.QInt8, reduce_range=True
+        )
         _save(onnx.load(quantized), path)
 
 
@@ -229,21 +233,26 @@ def _convolutions(graph: onnx.ModelProto) -> list[onnx.NodeProto]:
     return found
 
 
-def _keep_output_float(graph: onnx.GraphProto) -> None:
-    """Signed, an inverse depth has 128 levels. TensorRT's INT8 convolutions write floats at no cost, which ONNX
-    Runtime's do not: there the last one would run in float."""
+def _closing(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """What follows the last convolution, the last node first."""
     makers = {output: node for node in graph.node for output in node.output}
-    output, tail = graph.output[0].name, []
-    last = makers[output]
-    while last.op_type in ("QuantizeLinear", "DequantizeLinear", "Relu", "DepthToSpace"):
-        tail.append(last)
-        last = makers[last.input[0]]
-    for node in reversed(tail):
+    nodes = [makers[graph.output[0].name]]
+    while nodes[-1].op_type in ("QuantizeLinear", "DequantizeLinear", "Relu", "DepthToSpace"):
+        nodes.append(makers[nodes[-1].input[0]])
+    return nodes[:-1]
+
+
+def _keep_output_float(graph: onnx.GraphProto) -> None:
+    """Takes the rounding out of what follows the last convolution. OpenVINO's and TensorRT's INT8 convolutions write
+    floats at no cost; ONNX Runtime's do not, there the last one, of few outputs, runs in float on rounded inputs."""
+    makers = {output: node for node in graph.node for output in node.output}
+    for node in _closing(graph):
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            makers[node.input[0]].output[0] = node.output[0]
             graph.node.remove(node)
-        else:
-            node.input[0], last = last.output[0], node
-    last.output[0] = output
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)  # their scales: ONNX Runtime warns of what no node reads
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
