@@ -30,8 +30,7 @@ from paired import difference
 from real_sets import real_sets
 
 from mde.data.sample import Sample
-from mde.deploy.description import description_file
-from mde.deploy.job import files_of
+from mde.deploy.description import description_file, files_of
 from mde.evaluation import Predictor, evaluate, frame_limit, network_predictor, ramp_predictor
 from mde.export import deployable
 from mde.models import load_model, read_metadata, save_model
