@@ -1,5 +1,5 @@
-"""Every reader, on files of which a byte changed, a part is gone, or an entry has another type: one line of an error, or
-the same as of the whole file; never another exception, and never other numbers from a file that has checksums.
+"""Every reader, on files of which a bit changed, a part is gone, or an entry has another type: one line of an error,
+or the same as of the whole file; never another exception, and never other numbers from a file that has checksums.
 
 A new reader is a row in READERS.
 """
@@ -24,7 +24,7 @@ from mde.deploy.runtime import load_runtime
 from mde.errors import MdeError
 from mde.jetson.builder import BuildError
 from mde.jetson.runner import RunnerError, load_description, load_frames
-from mde.models import load_model, read_metadata
+from mde.models import load_model, read_metadata, save_model
 from mde.models.checkpoints import read_tensors
 from mde.models.shipped import FOLDER
 from mde.sensors.salvage import recorded_images, salvage
@@ -56,6 +56,12 @@ def copied(*names: str) -> Callable[[Path], tuple[Path, Path]]:
         return files[0], files[-1]
 
     return write
+
+
+def small_network(folder: Path) -> tuple[Path, Path]:
+    path = folder / "model.safetensors"
+    save_model(load_model(FOLDER / "midas_small_tenfold.safetensors").half(), path, input=[64, 96], licence="MIT")
+    return path, path
 
 
 def tensors(folder: Path) -> tuple[Path, Path]:
@@ -124,7 +130,7 @@ def board(path: Path) -> Any:
 
 SMALL = "midas_small_tenfold_int8"  # the smallest that ships
 READERS = {
-    "network": Reader(copied("midas_small_tenfold.safetensors"), network, count=20),
+    "network": Reader(small_network, network, count=30),
     "checkpoint": Reader(tensors, lambda path: {n: t.tolist() for n, t in read_tensors(path).items()}, count=40),
     "onnx": Reader(
         copied("midas_small_tenth_int8.onnx", "midas_small_tenth_int8.onnx.json", "midas_small_tenth_int8.onnx"),
