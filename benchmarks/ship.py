@@ -9,7 +9,7 @@ before it, and the last one holds what is shipped. If the first began with a shi
 come before. The card takes everything else from the records: commands, frames, teachers. Its figures are those of the
 half-precision file, as deploy.py rewrites it, measured here on every real set of the shared folder; `--measure` does
 that again. `--deployed` copies what deploy.py made of the shipped network beside it, and lists it on the card: name all
-of them. A bundle's scripts are links there: copy it with `scp -r`, or `cp -rL`, which follow them.
+of them.
 """
 
 import argparse
@@ -29,10 +29,8 @@ from omegaconf import OmegaConf
 from paired import difference
 from real_sets import real_sets
 
-from mde import jetson
 from mde.data.sample import Sample
-from mde.deploy.description import description_file
-from mde.deploy.job import files_of
+from mde.deploy.description import description_file, files_of
 from mde.evaluation import Predictor, evaluate, frame_limit, network_predictor, ramp_predictor
 from mde.export import deployable
 from mde.models import load_model, read_metadata, save_model
@@ -219,9 +217,6 @@ def add_deployed(name: str, runs: Sequence[Path], folder: Path) -> str:
             target = folder / f"{name}_jetson"
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(bundle, target)
-            for script in map(target.joinpath, jetson.FILES):  # the package's own, once in the repository
-                script.unlink()
-                script.symlink_to(os.path.relpath(Path(jetson.__file__).with_name(script.name), target))
             files: Iterable[Path] = target.rglob("*.*")
             engine, delta1 = "TensorRT, built on the Jetson", f"{delta1}: the graph in ONNX Runtime"
         else:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mde.engines import open_engine
+from mde.engines import Input, OpenFile, as_map, open_engine
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable, export_onnx, export_openvino
 from mde.export.tflite import export_tflite
+from mde.jetson.builder import BuildError
 from mde.models import save_model
 from tests.conftest import ROOT
 from tests.export import random_network
@@ -67,11 +68,59 @@ def test_a_damaged_file_is_one_line(engine: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("engine", "suffix"),
+    [("pytorch", ".safetensors"), ("onnxruntime", ".onnx"), ("openvino", ".xml"), ("litert", ".tflite")],
+)
+def test_an_image_that_a_file_refuses_is_one_line(engine: str, suffix: str, files: dict[str, Path]) -> None:
+    run = open_engine(engine, files[suffix], threads=1)
+    for image in (np.zeros((1, *SIZE), np.uint8), np.zeros((1, *SIZE, 4), np.uint8)):
+        with pytest.raises(MdeError, match=rf"model\{suffix}: {engine} cannot run it on uint8 \[1, 64, 96") as error:
+            run(image)
+        assert "\n" not in str(error.value)
+
+
+def test_an_engine_that_fails_when_it_runs_is_one_line(tmp_path: Path) -> None:
+    """As one of TensorRT, whose GPU is gone."""
+
+    def broken(image: np.ndarray) -> np.ndarray:
+        raise BuildError("tensorrt: the engine did not run\nand more of it")
+
+    with pytest.raises(MdeError, match=r"model\.engine: tensorrt cannot run it .*the engine did not run\)") as error:
+        OpenFile(tmp_path / "model.engine", "tensorrt", broken)(np.zeros((1, 2, 2, 3), np.uint8))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "suffix"), [("onnxruntime", ".onnx"), ("openvino", ".xml"), ("openvino", ".onnx"), ("litert", ".tflite")]
+)
+def test_files_say_what_they_take(engine: str, suffix: str, files: dict[str, Path]) -> None:
+    assert open_engine(engine, files[suffix], threads=1).inputs == [Input((1, *SIZE, 3), "uint8")]
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [
+        ((1, 1, 6, 4), (1, 1, 6, 4)),
+        ((1, 6, 4, 1), (1, 1, 6, 4)),
+        ((1, 6, 4), (1, 1, 6, 4)),
+        ((6, 4), (1, 1, 6, 4)),
+        ((1, 2, 6, 4), (1, 2, 6, 4)),
+        ((2, 6, 4, 1), (2, 6, 4, 1)),
+        ((1, 24), (1, 24)),
+    ],
+)
+def test_one_map_is_known_wherever_its_channel_is(given: tuple[int, ...], becomes: tuple[int, ...]) -> None:
+    numbers = np.arange(np.prod(given), dtype=np.float32).reshape(given)
+    assert as_map(numbers).shape == becomes
+    assert as_map(numbers).flatten().tolist() == numbers.flatten().tolist()
+
+
 def test_signals_are_handled_after_two_networks_in_openvino_were_closed(files: dict[str, Path]) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from mde.engines import open_engine
+from mde.engines import Input, OpenFile, as_map, open_engine
 engines = [open_engine("openvino", Path({str(files[".onnx"])!r}), 1) for _ in range(2)]
 del engines[0], engines[0]
 signal.signal(signal.SIGUSR1, lambda *_: print("handled"))

@@ -14,8 +14,7 @@ from rich.progress import track
 from mde.atomic_file import atomic_file
 from mde.calibration import check_calibration, fit_calibration
 from mde.deploy.compare import Candidate, out_on_error
-from mde.deploy.description import Calibration, description_file, write_description
-from mde.deploy.job import files_of
+from mde.deploy.description import Calibration, description_file, files_of, write_description
 from mde.deploy.runtime import load_runtime
 from mde.errors import MdeError
 from mde.evaluation import frame_limit
@@ -84,7 +83,9 @@ def freeze(candidate: Candidate, calibration: Calibration, run_dir: Path, thread
         folder = run_dir / "calibrated" / str(candidate.number)
         folder.mkdir(parents=True, exist_ok=True)
         for file in files_of(path):
-            shutil.copy2(file, folder / file.name)
+            copy = folder / file.relative_to(path.parent)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, copy)
         path = folder / path.name
     # A TensorRT engine's description is its build record too.
     about = json.loads(description_file(candidate.path).read_text())

@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from mde.benchmark import interleave, latency_entry
 from mde.data.sample import Frames, Sample, Splits
-from mde.deploy.description import Description, network_file
-from mde.deploy.job import files_of, recorded
+from mde.deploy.description import Description, files_of, network_file
+from mde.deploy.job import recorded
 from mde.deploy.options import only
 from mde.deploy.reference import open_published, published_graph
 from mde.deploy.runtime import load_runtime, runtime_predictor

@@ -2,15 +2,25 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from mde.atomic_file import atomic_file
+from mde.engines import ENGINES
 from mde.errors import MdeError
 
-OUTPUTS = ("inverse_depth", "depth")
+# Of a description's entries, all that they may be.
+CHOICES = {
+    "engine": tuple(ENGINES),
+    "precision": ("fp32", "fp16", "int8", "dynamic"),
+    "layout": ("nhwc", "nchw"),
+    "dtype": ("uint8", "float32"),
+    "output": ("inverse_depth", "depth"),
+}
 
 
 @dataclass(frozen=True)
@@ -95,19 +105,14 @@ def read_description(path: Path) -> Description:
     try:
         content = json.loads(description_file(path).read_text())
         content = {"output": "inverse_depth", "licence": None} | content  # which older ones do not mention
-        known = {field.name: content[field.name] for field in fields(Description)}
-        if known["output"] not in OUTPUTS:
-            raise ValueError(f"output {known['output']!r}")
-        known["input"] = (int(known["input"][0]), int(known["input"][1]))
-        if known["calibration"] is not None:
-            known["calibration"] = Calibration(**known["calibration"])
+        description = _checked({field.name: content[field.name] for field in fields(Description)})
         expected = content["graph_sha256"]
     except FileNotFoundError as error:
         raise MdeError(
             f"{path}: no {description_file(path).name} beside it says what it takes; deploy it again, "
             "or describe it by mde.deploy.description.write_description when it is not ours"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MdeError(
             f"{description_file(path)}: not a description of a network ({error}); deploy it again"
         ) from error
@@ -115,15 +120,61 @@ def read_description(path: Path) -> Description:
         raise MdeError(
             f"{path}: not the file that {description_file(path).name} describes, or damaged; deploy it again"
         )
-    return Description(**known)
+    return description
+
+
+def _checked(entries: dict[str, Any]) -> Description:
+    """ValueError or TypeError for an entry that is none."""
+    for name, choices in CHOICES.items():
+        if entries[name] not in choices:
+            raise ValueError(f"{name} {entries[name]!r}, not one of {', '.join(choices)}")
+    if not isinstance(entries["network"], str) or not isinstance(entries["licence"], str | None):
+        raise ValueError("network and licence are names")
+    sides, calibration = entries["input"], entries["calibration"]
+    if not isinstance(sides, list) or [type(side) for side in sides] != [int, int] or min(sides) < 1:
+        raise ValueError(f"input {sides!r}, not height and width")
+    if calibration is not None:
+        calibration = Calibration(**{name: float(value) for name, value in calibration.items()})
+        if not all(map(math.isfinite, asdict(calibration).values())) or calibration.cap <= 0:
+            raise ValueError(f"calibration {entries['calibration']!r}")
+    return Description(**entries | {"input": tuple(sides), "calibration": calibration})
 
 
 def graph_hash(path: Path) -> str:
-    """SHA-256 of the file, and of the weights (.bin) that OpenVINO keeps beside an .xml. MdeError: one is missing."""
-    try:
-        digest = hashlib.sha256(path.read_bytes())
-        if path.suffix == ".xml":
-            digest.update(path.with_suffix(".bin").read_bytes())
-    except OSError as error:
-        raise MdeError(f"{path}: cannot be read ({error.strerror}); deploy it again") from error
+    """SHA-256 of the file and of its weights where they are in others, see `files_of`. MdeError: one is missing."""
+    digest = hashlib.sha256()
+    for file in files_of(path):
+        try:
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise MdeError(f"{file}: cannot be read ({error.strerror}); deploy it again") from error
     return digest.hexdigest()
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file, and those that hold its weights: OpenVINO's .bin, the external data of an ONNX file. MdeError for data
+    outside its folder.
+    """
+    return [path, *_weights_beside(path)]
+
+
+def _weights_beside(path: Path) -> list[Path]:
+    if path.suffix == ".xml":
+        return [path.with_suffix(".bin")]
+    if path.suffix != ".onnx":
+        return []
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # no graph, or no file: whoever reads or opens it says so
+        return []
+    tensors = filter(uses_external_data, _get_all_tensors(model))
+    locations = dict.fromkeys(ExternalDataInfo(tensor).location for tensor in tensors)
+    for location in map(PurePosixPath, locations):
+        if location.is_absolute() or ".." in location.parts:
+            raise MdeError(f"{path}: keeps weights in {location}, outside its folder; export it again, in one file")
+    return [path.parent / location for location in locations]

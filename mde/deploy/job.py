@@ -206,8 +206,3 @@ def clear(run_dir: Path) -> None:
         if path.suffix != ".safetensors":
             path.unlink(missing_ok=True)
     shutil.rmtree(run_dir / "bundle", ignore_errors=True)
-
-
-def files_of(path: Path) -> list[Path]:
-    """The file, and OpenVINO's weights beside it."""
-    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]

@@ -14,7 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
-from mde.deploy.job import build, check_job, described, files_of, prepare, recorded
+from mde.deploy.description import files_of
+from mde.deploy.job import build, check_job, described, prepare, recorded
 from mde.deploy.options import only
 from mde.deploy.parity import Parity
 from mde.deploy.recording import Recording, viewer_installed

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from mde.data.sample import Frames
 from mde.deploy.board import estimated, measured, read_profile
 from mde.deploy.bundle import board_graph, check_device, write_bundle
-from mde.deploy.description import graph_hash
-from mde.deploy.job import Job, build, check_job, clear, described, files_of, prepare, recorded
+from mde.deploy.description import files_of, graph_hash
+from mde.deploy.job import Job, build, check_job, clear, described, prepare, recorded
 from mde.deploy.parity import Parity, check_parity, check_rounding, measure_parity
 from mde.deploy.quantization.gate import Gated
 from mde.deploy.reference import published_graph

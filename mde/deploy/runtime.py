@@ -10,7 +10,7 @@ import torch
 from mde.data.sample import Sample
 from mde.data.transforms import resize_image
 from mde.deploy.description import Description, read_description
-from mde.engines import ENGINES, Engine, open_engine
+from mde.engines import ENGINES, Engine, OpenFile, open_engine
 from mde.errors import MdeError
 from mde.evaluation import Predictor
 from mde.metrics import resize_prediction
@@ -79,7 +79,8 @@ def load_runtime(path: str | os.PathLike[str], *, threads: int | None = None, en
     threads  None: as many as the machine has cores
     engine   None: the one that the file is for; else another that reads such files
 
-    MdeError for an unknown kind of file, a missing or foreign description, and what `open_engine` refuses.
+    MdeError for an unknown kind of file, a missing or foreign description, a network that takes or gives something else
+    than its description says, and what `open_engine` refuses.
     """
     path, threads = Path(path), threads or os.cpu_count() or 1
     if not any(path.suffix in suffixes for suffixes, _ in ENGINES.values()):
@@ -87,10 +88,32 @@ def load_runtime(path: str | os.PathLike[str], *, threads: int | None = None, en
         raise MdeError(f"{path}: not a network that can be run; choose one of {known}")
     if not path.is_file():
         raise MdeError(f"{path}: no such file; deploy the network first")
-    description = _own_description(path) if path.suffix in ENGINES["pytorch"][0] else read_description(path)
+    own = path.suffix in ENGINES["pytorch"][0]
+    description = _own_description(path) if own else read_description(path)
     if engine is not None:
         description = replace(description, engine=engine)
-    return Runtime(path, description, open_engine(description.engine, path, threads))
+    opened = open_engine(description.engine, path, threads)
+    if not own:
+        check_fits(opened, description)
+    return Runtime(path, description, opened)
+
+
+def check_fits(engine: OpenFile, description: Description) -> None:
+    """MdeError unless the file takes the image that its description says, alone, and makes one map of it: the first
+    run is here, on a black image.
+    """
+    height, width = description.input
+    shape = (1, height, width, 3) if description.layout == "nhwc" else (1, 3, height, width)
+    described = f"its description says {' x '.join(map(str, shape))} of {description.dtype}"
+    remedy = "describe it anew by mde.deploy.description.write_description, or export the network again"
+    inputs = engine.inputs
+    if inputs is not None and not (len(inputs) == 1 and inputs[0].takes(shape, description.dtype)):
+        taken = " and ".join(map(str, inputs)) or "nothing"
+        raise MdeError(f"{engine.path}: takes {taken}, {described}; {remedy}")
+    output = engine(np.zeros(shape, description.dtype))
+    aspect = output.shape[-1] * height / max(1, output.shape[-2] * width) if output.shape[:-2] == (1, 1) else 0
+    if not 0.8 < aspect < 1.25:  # a network may round its map's sides
+        raise MdeError(f"{engine.path}: gives {list(output.shape)}, no map of inverse depth, 1 x 1 x H x W; {remedy}")
 
 
 def runtime_predictor(runtime: Runtime) -> Predictor:

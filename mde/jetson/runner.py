@@ -31,7 +31,6 @@ import json
 import os
 import sys
 import time
-import zipfile
 from functools import partial
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
@@ -83,7 +82,7 @@ def load_frames(path: str) -> Json:
         frames.update(dataset=str(frames["dataset"]), cap=float(frames["cap"]), reference=frames.get("reference"))
         sizes = [frames[name].shape for name in ("depth", "mask")]
         counts = [len(frames[name]) for name in ("depth", "reference") if frames[name] is not None]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # bytes that are no frames can fail anywhere in the readers
         raise RunnerError(f"{path}: no readable frames ({error}); record them, or copy the bundle again") from error
     if not count or sizes[0] != sizes[1] or set(counts) != {count}:
         raise RunnerError(f"{path}: no frames, or not the same number of each array; copy it again")

@@ -1,9 +1,12 @@
 """Network files: our own (safetensors with JSON metadata) and the official ones. Nothing here runs a file's code."""
 
+import hashlib
 import inspect
 import json
 import os
 import pickle
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,12 +14,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from timm.layers import Attention
 from torch import Tensor, nn
 
 from mde.atomic_file import atomic_file
 from mde.errors import MdeError
+from mde.models.diagnosis import AGAIN, not_a_network
 from mde.models.midas_small import ENCODERS
 from mde.models.network import DepthNetwork
 from mde.models.official import LICENCE, NEVER_EXECUTED, TRAINED_ON, network_of, official_name, transformer_blocks
@@ -28,13 +32,16 @@ from mde.models.shipped import located
 METADATA_KEY = "mde"
 SCALES = "activation_scales"  # in the metadata, where INT8 was trained: convolution -> scale of its input
 RESERVED = ("network", "options", "mean", "std", "taken_out")
+# What wraps a network puts before all names: DataParallel, torch.compile, and the attribute of a LightningModule.
+WRAPPERS = ("module.", "_orig_mod.", "model.")
 
 
 def save_model(model: DepthNetwork, path: str | os.PathLike[str], **metadata: Any) -> None:
     """Writes `model` (dense or pruned) to `path` as safetensors, atomically; its maps, and what is in `metadata` of
     them, at a scale that half precision holds (mde.models.scale).
 
-    The file's metadata holds the network's name and options, its mean and std, and `metadata` (anything JSON can hold).
+    The file's metadata holds the network's name and options, its mean and std, and `metadata` (anything JSON can hold);
+    and checksums of these and of the tensors, by which damage is known.
     MdeError when the file cannot be written, or when `metadata` uses one of those names.
     """
     taken = [key for key in RESERVED if key in metadata]
@@ -55,9 +62,19 @@ def save_model(model: DepthNetwork, path: str | os.PathLike[str], **metadata: An
         .clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
-    content = safetensors.torch.save(tensors, {METADATA_KEY: json.dumps(header)})
+    text = json.dumps(header)
+    content = safetensors.torch.save(tensors, {METADATA_KEY: text} | checksums(text, tensors))
     with atomic_file(Path(path)) as file:
         file.write(content)
+
+
+def checksums(header: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """SHA-256 of the metadata, and of the tensors with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return {"header_sha256": hashlib.sha256(header.encode()).hexdigest(), "tensors_sha256": digest.hexdigest()}
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -90,8 +107,10 @@ def trained_size(checkpoint: str | os.PathLike[str], network: str | None = None)
     """
     checkpoint = located(checkpoint)
     about: dict[str, Any] = read_metadata(checkpoint) if Path(checkpoint).suffix else {"network": network or DEFAULT}
-    height, width = about.get("input", find_network(about["network"]).published_size)
-    return height, width
+    size = about.get("input", find_network(about["network"]).published_size)
+    if not isinstance(size, list | tuple) or [type(side) for side in size] != [int, int] or min(size) < 1:
+        raise MdeError(f"{checkpoint}: says input {size!r}, not height and width; write it again with save_model")
+    return size[0], size[1]
 
 
 def load_model(
@@ -143,10 +162,7 @@ def _match_official(path: Path, reference: bool, border: str | None = None) -> t
     official = read_tensors(path)
     name = network_of(official)
     if name is None:
-        raise MdeError(
-            f"{path}: {_other(official)}; give midas_v21_small_256.pt, dpt_hybrid-midas-501f0c75.pt, "
-            "dpt_large-midas-2f21e586.pt or a file written by this program"
-        )
+        raise MdeError(f"{path}: {_other(official)}")
     tensors = {key: tensor for key, tensor in official.items() if key not in NEVER_EXECUTED[name]}
     found = {(key, tensor.shape) for key, tensor in tensors.items()}
     network = find_network(name)
@@ -167,18 +183,7 @@ def _match_official(path: Path, reference: bool, border: str | None = None) -> t
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a PyTorch file by name, without running code; a `model` or `state_dict` around is taken off."""
-    if not path.is_file():
-        raise MdeError(f"{path}: no such file; give a checkpoint's path")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():  # how torch words a class or function that it refuses
-            raise MdeError(
-                f"{path}: refused, it holds Python objects beside tensors; save its state_dict alone"
-            ) from error
-        raise MdeError(f"{path}: not a PyTorch checkpoint; download it again") from error
-    except Exception as error:  # bytes that are no checkpoint can fail anywhere in the reader
-        raise MdeError(f"{path}: damaged or not a PyTorch checkpoint; download it again") from error
+    content = read_checkpoint(path)
     for wrapper in ("model", "state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -186,7 +191,48 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise MdeError(f"{path}: holds no tensors by name; give a state_dict saved with torch.save")
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         raise MdeError(f"{path}: holds other things than tensors; give a state_dict saved with torch.save")
-    return dict(content)
+    return _unwrapped(content)
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what WRAPPERS put before all of them."""
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in tensors):
+            return _unwrapped({name.removeprefix(prefix): tensor for name, tensor in tensors.items()})
+    return dict(tensors)
+
+
+def read_checkpoint(path: Path, mmap: bool = False) -> Any:
+    """What torch.save wrote, without running code.
+
+    mmap  leaves the tensors in the file until they are used
+
+    MdeError when the file is missing, damaged, carries code, or is something else: the message says what.
+    """
+    if not path.is_file():
+        raise MdeError(f"{path}: no such file; give a checkpoint's path")
+    try:
+        damaged = _damaged_member(path)
+        if damaged is None:
+            with warnings.catch_warnings(action="ignore"):  # of TorchScript, which it then refuses
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        if "global" in str(error).lower():  # how torch words a class or function that it refuses
+            raise MdeError(
+                f"{path}: refused, it holds Python objects beside tensors; save its state_dict alone"
+            ) from error
+        raise not_a_network(path) from error
+    except Exception as error:  # bytes that are no checkpoint can fail anywhere in the reader
+        raise not_a_network(path) from error
+    raise MdeError(f"{path}: damaged, {damaged} in it is not what was written (by its checksum); {AGAIN}")
+
+
+def _damaged_member(path: Path) -> str | None:
+    """The first member of an archive of torch.save whose checksum is another; torch writes them, and never looks."""
+    if not zipfile.is_zipfile(path):  # of torch before 1.6
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def narrow_to(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -270,8 +316,13 @@ def _read_own(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str,
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise MdeError(f"{path}: damaged or not a safetensors file; write or copy it again") from error
+        found = checksums(metadata.get(METADATA_KEY, ""), tensors)
+    except Exception as error:  # bytes that are no safetensors file can fail anywhere in the reader
+        raise not_a_network(path) from error
+    if not with_tensors:
+        del found["tensors_sha256"]
+    if any(metadata.get(name, value) != value for name, value in found.items()):  # older files have none
+        raise MdeError(f"{path}: damaged, its contents are not what was written (by its checksum); {AGAIN}")
     try:
         header = json.loads(metadata[METADATA_KEY])
         known = isinstance(header["network"], str) and isinstance(header["options"], dict)
@@ -285,10 +336,20 @@ def _read_own(path: Path, with_tensors: bool) -> tuple[dict[str, Any], dict[str,
 
 
 def _other(tensors: Mapping[str, Tensor]) -> str:
-    """What a checkpoint of no network here is."""
+    """What a checkpoint of no network here is, and what to give instead."""
+    if all(name.startswith(("encoder.", "decoder.")) for name in tensors):
+        return (
+            "weights of this program's training, which do not say of which network; give the run's model.safetensors, "
+            "or continue the run with resume=RUN_DIRECTORY"
+        )
     if any(name.startswith("pretrained.") for name in tensors):
-        return "this is MiDaS v2 large (ResNeXt-101)"
-    return f"this is not a MiDaS checkpoint (its tensors are {_some(list(tensors))})"
+        what = "this is MiDaS v2 large (ResNeXt-101)"
+    else:
+        what = f"this is not a MiDaS checkpoint (its tensors are {_some(list(tensors))})"
+    return (
+        f"{what}; give midas_v21_small_256.pt, dpt_hybrid-midas-501f0c75.pt, dpt_large-midas-2f21e586.pt "
+        "or a file written by this program"
+    )
 
 
 def _some(names: list[str]) -> str:

@@ -16,6 +16,7 @@ from mde.data.synthetic.sensor import depth_edges
 from mde.errors import MdeError
 from mde.sensors.frame import Account, SensorFrame
 from mde.sensors.library import no_camera, realsense_version, require_realsense
+from mde.sensors.opening import opens
 from mde.sensors.salvage import recorded_images, salvage
 
 RECORDINGS = (".bag", ".db3")
@@ -89,7 +90,10 @@ class RealSense:
             try:
                 profile = self._start_camera() if self.live else self._start_recording(stack)
                 self._describe(profile)
-            except RuntimeError as error:  # of librealsense: no permission, unplugged while it starts, no extrinsics
+            except (
+                RuntimeError,
+                UnicodeDecodeError,
+            ) as error:  # no permission, unplugged, damaged names
                 hint = "; do its udev rules let you use it?" if self.live else ""
                 raise MdeError(f"data.source={self.account.source}: librealsense refuses ({error}){hint}") from error
             self._leave = stack.pop_all()
@@ -168,7 +172,9 @@ class RealSense:
         return profile
 
     def _config_of(self, path: Path) -> Any:
-        """None where librealsense cannot open it."""
+        """None where librealsense cannot open it. MdeError where it would search in it for ever."""
+        if not opens(path):
+            return None
         config = self._rs.config()
         try:
             config.enable_device_from_file(str(path), repeat_playback=False)

@@ -8,6 +8,7 @@ wholly there go, unchanged, into a new file with an index of its own.
 import contextlib
 import mmap
 import os
+import re
 import sqlite3
 import struct
 import tempfile
@@ -26,6 +27,7 @@ Message = TypeVar("Message")
 BAG, DB3 = b"#ROSBAG V2.0\n", b"SQLite format 3\0"
 BAG_HEADER, CHUNK, CONNECTION, MESSAGE, INDEX, CHUNK_INFO = 3, 5, 7, 2, 4, 6  # "op", a record's kind
 BAG_HEADER_SIZE = 4096  # of the record; padded, to be written over once the index's place is known
+OWN = re.compile("/device_[0-9]|/file_version")  # begins a topic of librealsense, and of nobody else
 LEAF = 13  # first byte of a page that holds rows of a table (sqlite.org/fileformat2.html)
 
 
@@ -38,7 +40,7 @@ class Salvaged:
 
 
 class _Found(NamedTuple):
-    topics: Counter[str]  # messages by topic
+    topics: Counter[str]  # messages by topic; 0 where none is whole
     read: int  # bytes of the recording
     size: int  # bytes it had; of one that was never closed, bytes it has
 
@@ -48,8 +50,8 @@ def salvage(path: Path, folder: Path) -> Salvaged:
 
     It holds the first frames recorded, bit for bit; one stream may end a frame before another. Zeros at the file's end,
     of a copy that reserved its room first, count as missing. Takes as much room in `folder` as the file has, for a .db3
-    twice while it works. MdeError when the file is no recording or breaks off before its first whole frame, and when
-    something cannot be read or written.
+    twice while it works. MdeError when the file is no recording of librealsense or breaks off before its first whole
+    frame, and when something cannot be read or written.
     """
     try:
         with path.open("rb") as file:
@@ -66,7 +68,9 @@ def salvage(path: Path, folder: Path) -> Salvaged:
                 tempfile.TemporaryDirectory(dir=folder) as work,
             ):
                 found = rescue(view, Path(work))
-                frames = Counter({_stream(t): n for t, n in found.topics.items() if _is_image(t)})
+                frames = Counter({_stream(t): n for t, n in found.topics.items() if n and _is_image(t)})
+                if found.topics and not any(map(OWN.match, found.topics)):
+                    raise of_ros(path)
                 if not frames:
                     raise MdeError(f"{path}: breaks off before its first whole frame; record or copy it again")
                 whole = folder / f"{path.stem}_salvaged{suffix}"
@@ -74,10 +78,20 @@ def salvage(path: Path, folder: Path) -> Salvaged:
     except (OSError, sqlite3.Error) as error:
         reason = f"{error}; is the file there, and room in the folder?"
         raise MdeError(f"{path}: not salvaged into {folder}: {reason}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+        raise MdeError(f"{path}: damaged, nothing of it can be read; record or copy it again") from error
     streams = ", ".join(f"{n} of {stream}" for stream, n in sorted(frames.items()))
     size = f"{found.read / 1e6:.2f} of {found.size / 1e6:.2f} MB"
     messages = f"{found.topics.total()} messages (frames: {streams})"
     return Salvaged(whole, f"{path.name} breaks off: {messages} in {size} read, the rest is lost")
+
+
+def of_ros(path: Path) -> MdeError:
+    """The error for a recording of the ROS wrapper: of the same format, but of other messages."""
+    return MdeError(
+        f"{path}: recorded by ROS (rosbag record, ros2 bag record), not by librealsense; record with librealsense "
+        "(realsense-viewer, rs-record), or export its frames to a folder"
+    )
 
 
 def recorded_images(path: Path) -> Counter[str]:
@@ -92,7 +106,7 @@ def recorded_images(path: Path) -> Counter[str]:
                     topics = _bag_index(view)
             else:
                 topics = _db3_index(path)
-    except (OSError, KeyError, UnicodeDecodeError, struct.error, sqlite3.Error):  # no file, or fields that are none
+    except (OSError, LookupError, TypeError, ValueError, struct.error, sqlite3.Error):  # no file, or fields of none
         return Counter()
     return Counter({_stream(topic): count for topic, count in topics.items() if _is_image(topic)})
 
@@ -178,7 +192,8 @@ class _BagMessage(NamedTuple):
 def _salvage_bag(view: mmap.mmap, work: Path) -> _Found:
     """Chunks (messages by the hundred kB, compressed) are copied as they are, the index behind each is made anew."""
     connections: dict[bytes, bytes] = {}
-    messages = _before_last_image(_bag_messages(view, connections), lambda message: message.topic)
+    names: dict[bytes, str] = {}
+    messages = _before_last_image(_bag_messages(view, connections, names), lambda message: message.topic)
     topics: Counter[str] = Counter()
     used: dict[bytes, None] = {}
     infos: list[bytes] = []
@@ -208,12 +223,12 @@ def _salvage_bag(view: mmap.mmap, work: Path) -> _Found:
         out.write(_bag_header(index, len(used), len(infos)))
     header = next(_records(view, len(BAG), len(view)), None)
     closed = int.from_bytes(header.fields.get(b"index_pos", b""), "little") if header else 0
+    topics.update(dict.fromkeys(names.values(), 0))
     return _Found(topics, read, closed or len(view))
 
 
-def _bag_messages(view: mmap.mmap, connections: dict[bytes, bytes]) -> Iterator[_BagMessage]:
-    """Every whole message before the first damage; records of connections are put into `connections` on the way."""
-    names: dict[bytes, str] = {}
+def _bag_messages(view: mmap.mmap, connections: dict[bytes, bytes], names: dict[bytes, str]) -> Iterator[_BagMessage]:
+    """Every whole message before the first damage; the connections' records and topics are noted on the way."""
     length = _length(view)
     for record in _records(view, len(BAG), length):
         if record.op != CHUNK:
@@ -330,6 +345,7 @@ def _salvage_db3(view: mmap.mmap, work: Path) -> _Found:
             new.execute("INSERT INTO messages VALUES (?, ?, ?, ?)", row)
             topics[names[row[1]]] += 1
         new.execute("COMMIT")
+    topics.update(dict.fromkeys(names.values(), 0))
     return _Found(topics, pages * page, int.from_bytes(view[28:32], "big") * page)
 
 

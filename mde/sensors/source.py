@@ -8,11 +8,14 @@ from mde.errors import MdeError
 from mde.sensors.frame import SensorStream
 from mde.sensors.realsense import LIVE, RECORDINGS, RealSense, Settings
 from mde.sensors.recorded import FolderStream
+from mde.sensors.salvage import of_ros
 
 
 def open_sensor(source: str, settings: Settings, record: Path | None = None) -> SensorStream:
     """`source`: "live", a .bag or .db3, or a folder of frames. `record`: see RealSense. MdeError for anything else."""
     path = Path(source)
+    if path.suffix == ".mcap" or (path / "metadata.yaml").is_file():  # the folder around one, as ROS 2 makes it
+        raise of_ros(path)
     if source == LIVE or (path.is_file() and path.suffix in RECORDINGS):
         return RealSense(source, settings, record)
     if path.is_dir():

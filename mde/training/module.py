@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning as L
@@ -52,7 +52,8 @@ class DepthModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         watched = (self.global_step + 1) % LOG_EVERY == 0
-        with scaled_maps(self.model) as maps, skip_shares(self.model) if watched else nullcontext({}) as shares:
+        looking: AbstractContextManager[dict[str, float]] = skip_shares(self.model) if watched else nullcontext({})
+        with scaled_maps(self.model) as maps, looking as shares:
             prediction = self.model(batch["image"].contiguous(memory_format=torch.channels_last))
         parts = self.objective(prediction, batch["depth"], batch["mask"], self.global_step, batch.get("teacher"))
         further = self.beside(batch["image"], prediction) if self.beside is not None else {}

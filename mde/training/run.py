@@ -25,7 +25,7 @@ from mde.evaluation import evaluate, evaluation_sets, frame_limit, health_on, ne
 from mde.export.rewrites import deployable
 from mde.models import build_model, load_model, read_metadata, save_model, trained_size
 from mde.models.build import UNTRAINED
-from mde.models.checkpoints import narrow_to, provenance
+from mde.models.checkpoints import narrow_to, provenance, read_checkpoint
 from mde.models.health import lost_skips
 from mde.models.network import DepthNetwork, check_size
 from mde.models.registry import as_published
@@ -194,13 +194,22 @@ def announce(config: DictConfig, module: DepthModule, trainer: L.Trainer, data: 
 
 def narrow_like(model: DepthNetwork, checkpoint: Path) -> None:
     """Gives `model` the blocks and widths of the network in a Lightning checkpoint, which may have been pruned in
-    training.
+    training. MdeError for a damaged one, and for one that is not of such a run.
     """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    content = read_checkpoint(checkpoint, mmap=True)
+    entries = content if isinstance(content, dict) else {}
+    missing = [name for name, kind in RESUMED.items() if not isinstance(entries.get(name), kind)]
+    if missing:
+        raise MdeError(f"{checkpoint}: no checkpoint of this program's training, it has no {missing[0]}; {RESTORE}")
     for state in content["callbacks"].values():
-        take_out(model, [name for name in state.get("taken_out", ()) if name not in model.taken_out])
-    shapes = {name.removeprefix("model."): tuple(tensor.shape) for name, tensor in content["state_dict"].items()}
+        taken_out = state.get("taken_out", ()) if isinstance(state, dict) else ()
+        take_out(model, [name for name in taken_out if name not in model.taken_out])
+    tensors = {name: tensor for name, tensor in content["state_dict"].items() if isinstance(tensor, torch.Tensor)}
+    shapes = {name.removeprefix("model."): tuple(tensor.shape) for name, tensor in tensors.items()}
     narrow_to(model, shapes)
+    other = [name for name, tensor in model.state_dict().items() if shapes.get(name) != tuple(tensor.shape)]
+    if other:
+        raise MdeError(f"{checkpoint}: of another network than {model.name} as configured ({other[0]}); {RESTORE}")
 
 
 def finish(
@@ -357,6 +366,10 @@ def resumed(config: DictConfig) -> DictConfig:
     return merged
 
 
+# What Lightning goes on from.
+RESUMED: dict[str, type] = {"state_dict": dict, "callbacks": dict, "loops": dict}
+RESUMED |= {"optimizer_states": list, "lr_schedulers": list, "global_step": int, "epoch": int}
+RESTORE = "put back the run's own, or start anew"
 # What shapes a run and cannot change in the middle of it.
 GROUPS = ["model", "data", "loss", "optimizer", "trainer", "logger", "experiment"]
 GROUPS += ["prune", "importance", "schedule", "recovery", "sparsity", "quantize", "teacher"]

@@ -1,19 +1,23 @@
 """Runtimes take images of any size, agree with each other, and refuse what they do not understand."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch.nn import functional as F
 
-from mde.deploy.description import Calibration, Description, read_description, write_description
+from mde.deploy.description import Calibration, Description, files_of, read_description, write_description
 from mde.deploy.runtime import Runtime, load_runtime
 from mde.deploy.targets import TARGETS, Request, write_target
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
 from mde.models import save_model
+from mde.models.shipped import FOLDER
 from tests.export import random_network
 
 torch.set_num_threads(1)
@@ -112,3 +116,137 @@ def test_a_file_that_is_not_the_described_one_is_refused(spoil: str, tmp_path: P
 def test_a_file_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MdeError, match=r"choose one of \.engine, \.onnx, \.pt, \.safetensors, \.tflite, \.xml"):
         load_runtime(tmp_path / "model.pb")
+
+
+def theirs(path: Path, given: list[int | str], nodes: list[onnx.NodeProto]) -> None:
+    """A network of others: `nodes` make "out" of the image as floats, "f"."""
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, given)
+    out = onnx.helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)
+    cast = onnx.helper.make_node("Cast", ["image"], ["f"], to=onnx.TensorProto.FLOAT)
+    graph = onnx.helper.make_graph([cast, *nodes], "theirs", [image], [out])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, path)
+
+
+def mean(axis: int, keepdims: int = 1) -> list[onnx.NodeProto]:
+    return [onnx.helper.make_node("ReduceMean", ["f"], ["out"], axes=[axis], keepdims=keepdims)]
+
+
+def transposed(nodes: list[onnx.NodeProto], *axes: int) -> list[onnx.NodeProto]:
+    nodes[-1].output[0] = "t"
+    return [*nodes, onnx.helper.make_node("Transpose", ["t"], ["out"], perm=axes)]
+
+
+ENGINES = ("onnxruntime", "openvino")
+IMAGE = [1, *SIZE, 3]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("given", "nodes"),
+    [(IMAGE, mean(3)), (IMAGE, mean(3, 0)), (IMAGE, transposed(mean(3), 0, 3, 1, 2)), (["n", "h", "w", 3], mean(3))],
+    ids=["channel last", "no channel", "channel first", "any size"],
+)
+def test_a_network_of_others_gives_its_map_in_whatever_layout(
+    given: list[int | str], nodes: list[onnx.NodeProto], engine: str, tmp_path: Path
+) -> None:
+    path, rgb = tmp_path / "model.onnx", photo(*SIZE)
+    theirs(path, given, nodes)
+    write_description(path, Description("theirs", engine, "fp32", SIZE))
+    np.testing.assert_allclose(load_runtime(path, threads=1).predict(rgb), rgb.mean(2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("given", "nodes", "described", "words"),
+    [
+        ([4, *SIZE, 3], mean(3), {}, r"takes \[4,64,96,3\] of uint8, its description says 1 x 64 x 96 x 3"),
+        ([1, 32, 32, 3], mean(3), {}, r"takes \[1,32,32,3\] of uint8, its description says 1 x 64 x 96 x 3"),
+        (IMAGE, mean(3), {"layout": "nchw"}, r"takes \[1,64,96,3\] of uint8, its description says 1 x 3 x 64 x 96"),
+        (IMAGE, mean(3), {"dtype": "float32"}, "of uint8, its description says 1 x 64 x 96 x 3 of float32"),
+        (IMAGE, mean(1), {}, r"gives \[1, 1, 96, 3\], no map"),
+        (IMAGE, transposed(mean(3), 0, 3, 2, 1), {}, r"gives \[1, 1, 96, 64\], no map"),
+        (IMAGE, [onnx.helper.make_node("Identity", ["f"], ["out"])], {}, r"gives \[1, 64, 96, 3\], no map"),
+        (
+            ["n", "h", "w", "c"],
+            [onnx.helper.make_node("MatMul", ["f", "f"], ["out"])],
+            {},
+            "cannot run it on uint8|gives .*, no map",
+        ),
+    ],
+    ids=["batch", "size", "layout", "type", "wrong axis", "lying", "three channels", "fails at its first run"],
+)
+def test_a_network_that_is_not_as_described_is_refused_when_it_is_opened(
+    given: list[int | str], nodes: list[onnx.NodeProto], described: dict, words: str, engine: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    theirs(path, given, nodes)
+    write_description(path, replace(Description("theirs", engine, "fp32", SIZE), **described))
+    with pytest.raises(MdeError, match=words) as error:
+        load_runtime(path, threads=1)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_shipped_graph_of_tensorflow_lite_with_another_description_is_refused(tmp_path: Path) -> None:
+    source = FOLDER / "midas_small_tenfold_int8.tflite"
+    path = Path(shutil.copy(source, tmp_path))
+    height, width = read_description(source).input
+    write_description(path, replace(read_description(source), input=(32, 64)))
+    with pytest.raises(MdeError, match=rf"takes \[1,{height},{width},3\] of uint8, .* says 1 x 32 x 64 x 3"):
+        load_runtime(path, threads=1)
+
+
+def test_weights_beside_an_onnx_file_belong_to_it(tmp_path: Path) -> None:
+    """As PyTorch's exporter leaves them of large networks."""
+    path, data = tmp_path / "model.onnx", tmp_path / "weights" / "model.onnx.data"
+    scale = onnx.numpy_helper.from_array(np.full((1, *SIZE, 3), 2, np.float32), "scale")
+    theirs(path, IMAGE, [onnx.helper.make_node("Mul", ["f", "scale"], ["g"]), *mean(3)])
+    model = onnx.load(path)
+    model.graph.node[-1].input[0] = "g"
+    model.graph.initializer.append(scale)
+    data.parent.mkdir()
+    onnx.save(model, path, save_as_external_data=True, location="weights/model.onnx.data", size_threshold=0)
+    assert files_of(path) == [path, data]
+    write_description(path, Description("theirs", "onnxruntime", "fp32", SIZE))
+    rgb = photo(*SIZE)
+    np.testing.assert_allclose(load_runtime(path, threads=1).predict(rgb), 2 * rgb.mean(2), rtol=1e-5)
+    content = data.read_bytes()
+    data.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(MdeError, match=r"model\.onnx: not the file that .* describes, or damaged"):
+        load_runtime(path, threads=1)
+    data.unlink()
+    with pytest.raises(MdeError, match=r"model\.onnx\.data: cannot be read \(No such file"):
+        load_runtime(path, threads=1)
+    model.graph.initializer[0].external_data[0].value = "../elsewhere"
+    onnx.save(model, path)
+    with pytest.raises(MdeError, match="outside its folder"):
+        load_runtime(path, threads=1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"input": [64]},
+        {"input": "64"},
+        {"input": [64.0, 96]},
+        {"input": [True, 96]},
+        {"layout": None},
+        {"dtype": ["uint8"]},
+        {"engine": "tflow"},
+        {"network": 3},
+        {"licence": {}},
+        {"calibration": [1, 2, 3]},
+        {"calibration": {"scale": 1, "shift": "far", "cap": 10}},
+        {"calibration": {"scale": 1, "shift": 0, "cap": 0}},
+    ],
+    ids=str,
+)
+def test_an_entry_of_another_type_is_named(wrong: dict, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"graph")
+    write_description(path, Description("midas_small", "onnxruntime", "fp32", SIZE))
+    about = json.loads(Path(f"{path}.json").read_text())
+    Path(f"{path}.json").write_text(json.dumps(about | wrong))
+    with pytest.raises(MdeError, match=r"model\.onnx\.json: not a description of a network"):
+        read_description(path)

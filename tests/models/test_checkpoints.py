@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import pickle
+import random
 import struct
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,40 @@ def test_a_truncated_file_is_refused(model: MidasSmall, tmp_path: Path) -> None:
         path.write_bytes(whole[:size])
         with pytest.raises(MdeError, match=r"model\.safetensors: damaged"):
             load_model(path)
+
+
+def test_a_file_of_which_a_byte_changed_is_refused(tmp_path: Path) -> None:
+    """Or says the same: where the byte is only padding, or a name that nobody looks for."""
+    path, rng = tmp_path / "model.safetensors", random.Random(0)
+    save_model(MidasSmall("lite0").half(), path, licence="MIT", input=[96, 128])
+    whole, tensors, about = path.read_bytes(), load_model(path).state_dict(), read_metadata(path)
+    header = 8 + int.from_bytes(whole[:8], "little")
+    text = whole.index(b'"__metadata__"')
+    places = [*rng.choices(range(header), k=20), *rng.choices(range(text, text + 600), k=10), header, len(whole) - 1]
+    refused = 0
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :])
+        try:
+            assert read_metadata(path) == about
+            assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_model(path).state_dict().items())
+        except MdeError:
+            refused += 1
+    assert refused > len(places) // 2
+
+
+def test_what_was_written_without_checksums_opens(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.safetensors", MidasSmall("lite0").half()
+    header = json.dumps({"network": "midas_small", "options": model.options})
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    safetensors.torch.save_file(tensors, path, {"mde": header})
+    assert all(torch.equal(t.half(), tensors[name].half()) for name, t in load_model(path).state_dict().items())
+
+
+def test_a_size_that_is_none_is_refused(tmp_path: Path) -> None:
+    for size in (5, [64], [64, "a"], [0, 64], None):
+        save_model(MidasSmall("lite0").half(), tmp_path / "model.safetensors", input=size)
+        with pytest.raises(MdeError, match=r"model\.safetensors: .*input"):
+            trained_size(tmp_path / "model.safetensors")
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from mde import jetson
 from mde.deploy import load_runtime
 from mde.deploy.quantization.pairs import check_pairs, largest_pairs
 from mde.errors import MdeError
@@ -95,9 +96,18 @@ def test_they_are_right_on_every_x86(path):
 
 
 @pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.name)
+def test_the_bundles_hold_the_packages_own_scripts(path):
+    """Copies: `cp mde/jetson/*.py` after a change there."""
+    assert {script.name for script in path.glob("*.py")} == set(jetson.FILES)
+    for script in map(path.joinpath, jetson.FILES):
+        assert not script.is_symlink()
+        assert script.read_bytes() == Path(jetson.__file__).with_name(script.name).read_bytes(), script
+
+
+@pytest.mark.parametrize("path", BUNDLES, ids=lambda path: path.name)
 def test_the_bundles_evaluate_what_they_hold(path, tmp_path):
-    """Copied as to a Jetson; on frames that may be handed on."""
-    bundle = shutil.copytree(path, tmp_path / "bundle")
+    """Copied as rsync -a and git archive do, which keep links; on frames that may be handed on."""
+    bundle = shutil.copytree(path, tmp_path / "bundle", symlinks=True)
     done = subprocess.run(
         [sys.executable, "runner.py", "evaluate", "--outputs", "stored"], cwd=bundle, capture_output=True, text=True
     )
