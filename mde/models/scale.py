@@ -38,7 +38,8 @@ def rescale(model: DepthNetwork) -> dict[str, float]:
 
 def powers_of_two(model: DepthNetwork) -> dict[str, float]:
     """Group of maps -> the factor that it should have, see `rescale`; all 1 where the network predicts no numbers."""
-    probed = copy.deepcopy(model).float() if next(model.parameters()).dtype != torch.float32 else model
+    in_float = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    probed = model if in_float else copy.deepcopy(model).float()
     peaks: dict[str, float] = {}
     for layer, magnitude in magnitudes(probed, probe_images(probed)):
         peaks[layer.writes] = max(peaks.get(layer.writes, 0.0), magnitude)

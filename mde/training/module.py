@@ -63,7 +63,7 @@ class DepthModule(L.LightningModule):
         several = self.trainer.world_size > 1
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, sync_dist=several)
         if watched:
-            signs = health(prediction.detach().float(), batch["depth"], batch["mask"])
+            signs: dict[str, Tensor | float] = {**health(prediction.detach().float(), batch["depth"], batch["mask"])}
             signs |= {f"skip_share/{name}": share for name, share in shares.items()}
             self.log_dict({f"health/{name}": value for name, value in signs.items()}, sync_dist=several)
         return parts["loss"]
