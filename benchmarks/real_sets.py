@@ -3,7 +3,7 @@
     python benchmarks/real_sets.py nyu=outputs/train/nyu synthetic=outputs/train/synthetic --out outputs/real_sets
 
 Each argument is NAME=RUN_DIRECTORY. Sets with an official split are evaluated on its test part, others whole; sets that
-are renders are left out. Protocol: inverse depth, per-frame scale and shift, metrics in metres at the truth's size.
+are renders, or whose depth has no scale, are left out. Protocol: inverse depth, per-frame scale and shift, metrics in metres at the truth's size.
 """
 
 import argparse
@@ -19,10 +19,11 @@ from mde.report.record import environment, read_record
 
 
 def real_sets(shared: Path) -> list[FolderFrames]:
-    """Every set that is not a render, largest first."""
+    """Every set that is not a render and whose depth is metres, largest first."""
     sets = []
     for root in sorted((shared / "data").iterdir()):
-        if (root / "meta.json").exists() and not json.loads((root / "meta.json").read_text()).get("synthetic"):
+        about = json.loads((root / "meta.json").read_text()) if (root / "meta.json").exists() else {}
+        if "depth_unit_m" in about and not about.get("synthetic"):
             frames = FolderFrames(root)
             sets.append(FolderFrames(root, split="test") if frames.has_split else frames)
     return sorted(sets, key=len, reverse=True)
