@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mde.errors import MdeError
+from mde.overrides import how_to_quote, quoted
 from mde.refused import refused
 from mde.sweep.callback import SweepCallback, register
 from mde.sweep.jobs import in_sweep, objectives, run_job
@@ -60,6 +61,7 @@ def run(main: Callable[[], None]) -> None:
     jobs that have no complete result, at most 125; its page is made whatever happened.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints several lines itself and hides the cause
+    sys.argv[1:] = map(quoted, sys.argv[1:])
     broken = False
     try:
         main()
@@ -111,6 +113,8 @@ def one_line(error: BaseException) -> str:
     cause = error
     while cause.__cause__ is not None and isinstance(cause.__cause__, omegaconf.errors.OmegaConfBaseException):
         cause = cause.__cause__
+    if isinstance(error, hydra.errors.OverrideParseException):
+        return how_to_quote(error)
     text = " ".join(line.strip() for line in f"{error}".splitlines() if line.strip() and "full_key" not in line)
     if isinstance(cause, omegaconf.errors.MissingMandatoryValue):
         return f"option {cause.full_key} has no value: give {cause.full_key}=..."

@@ -21,12 +21,10 @@ import torch
 from torch import Tensor
 
 from mde.data.holdout import hold_out
-from mde.data.images import read_depth, read_image
+from mde.data.images import read_pair
+from mde.data.listing import DEPTH_SUFFIXES, IMAGE_SUFFIXES, picture_files
 from mde.data.sample import Sample, Splits, Subset
 from mde.errors import MdeError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-DEPTH_SUFFIXES = (".png", ".npy")
 
 
 class FolderFrames:
@@ -70,9 +68,7 @@ class FolderFrames:
 
     def __getitem__(self, index: int) -> Sample:
         frame = self.ids[index]
-        image = read_image(self._images[frame])
-        depth = read_depth(self._depths[frame], self.depth_unit)
-        check_aspect(image, depth, self._depths[frame])
+        image, depth = read_pair(self._images[frame], self._depths[frame], self.depth_unit)
         self._check_unit(depth, self._depths[frame])
         depth.masked_fill_((depth > self.max_depth) & (depth < math.inf), 0)
         known, scene = self._intrinsics_of(frame), self.scenes[index]
@@ -81,11 +77,17 @@ class FolderFrames:
     def _check_unit(self, depth: Tensor, path: Path) -> None:
         some = depth.flatten()[:: max(1, depth.numel() // 5000)]  # enough for an order of magnitude
         known = some[(some > 0) & (some < math.inf)]
-        if known.numel() and not 0.05 <= (median := known.median().item()) <= 1000:
+        if not known.numel() or 0.05 <= (median := known.median().item()) <= 1000:
+            return
+        if path.suffix.lower() == ".npy":
             raise MdeError(
-                f"{path}: median depth {median:.3g} m at depth_unit_m {self.depth_unit:g}; "
-                f"correct depth_unit_m in {self.root / 'meta.json'}"
+                f"{path}: median depth {median:.3g}; a .npy holds metres, divide by 1000 what is in millimetres "
+                "(depth_unit_m has no influence on it)"
             )
+        raise MdeError(
+            f"{path}: median depth {median:.3g} m at depth_unit_m {self.depth_unit:g}; "
+            f"correct depth_unit_m in {self.root / 'meta.json'}"
+        )
 
     def _intrinsics_of(self, frame: str) -> Tensor | None:
         values = self._intrinsics if "fx" in self._intrinsics else self._intrinsics.get(frame)
@@ -116,15 +118,6 @@ def folder_splits(root: str | Path, val_root: str | Path | None = None, cap: flo
     return Splits(frames.name, Subset(frames, training), Subset(frames, validation), test, note)
 
 
-def check_aspect(image: Tensor, depth: Tensor, path: Path) -> None:
-    """Raises MdeError when depth (1, h, w) is not image (3, H, W) at some size, to 1 % of the aspect."""
-    (height, width), (h, w) = image.shape[-2:], depth.shape[-2:]
-    if abs(width * h / (height * w) - 1) > 0.01:
-        raise MdeError(
-            f"{path}: depth {w} x {h} has another aspect than the image, {width} x {height}; align depth to colour"
-        )
-
-
 def _read_meta(root: Path) -> dict[str, Any]:
     path = root / "meta.json"
     if not root.is_dir():
@@ -148,11 +141,10 @@ def _read_meta(root: Path) -> dict[str, Any]:
 def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Files of a folder by id, which is the name without its suffix."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            if path.stem in found:
-                raise MdeError(f"{path}: {found[path.stem].name} has the same id; keep one of them")
-            found[path.stem] = path
+    for path in picture_files(folder, suffixes):
+        if path.stem in found:
+            raise MdeError(f"{path}: {found[path.stem].name} has the same id; keep one of them")
+        found[path.stem] = path
     if not found:
         raise MdeError(
             f"{folder}: no such folder, or no file in it ends in {', '.join(suffixes)}; put the frames there"
@@ -177,4 +169,4 @@ def _per_frame(meta: dict[str, Any], key: str, ids: list[str], root: Path) -> li
 
 
 def _natural(text: str) -> list[tuple[int, int | str]]:
-    return [(0, int(piece)) if piece.isdigit() else (1, piece) for piece in re.split(r"(\d+)", text) if piece]
+    return [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in re.split(r"(\d+)", text) if piece]

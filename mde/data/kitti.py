@@ -1,7 +1,7 @@
 """KITTI depth prediction, in the layouts of its official downloads.
 
 annotated  root/train|val/<drive>/proj_depth/groundtruth/image_02|image_03/<frame>.png   (data_depth_annotated.zip)
-           root/<date>/<drive>/image_02|image_03/data/<frame>.png                        (raw data, synced + rectified)
+           root/<date>/<drive>/image_02|image_03/data/<frame>.png|jpg                    (raw data, synced + rectified)
            root/<date>/calib_cam_to_cam.txt                                              (intrinsics, optional)
 selection  root/depth_selection/val_selection_cropped/image|groundtruth_depth|intrinsics (data_depth_selection.zip)
 
@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mde.data.folder import check_aspect
 from mde.data.holdout import hold_out
-from mde.data.images import read_depth, read_image
+from mde.data.images import read_pair
+from mde.data.listing import picture_files, with_image_suffix
 from mde.data.sample import Sample, Splits
 from mde.errors import MdeError
 from mde.geometry import CROPS
@@ -57,8 +57,7 @@ class KittiFrames:
 
     def __getitem__(self, index: int) -> Sample:
         frame = self.frames[index]
-        image, depth = read_image(frame.image), read_depth(frame.depth, UNIT)
-        check_aspect(image, depth, frame.depth)
+        image, depth = read_pair(frame.image, frame.depth, UNIT)
         inside = torch.zeros_like(depth, dtype=torch.bool)
         inside[:, *CROPS[self.crop](*depth.shape[-2:])] = True
         known = _intrinsics(frame.calibration, frame.camera)
@@ -130,38 +129,40 @@ def _layout(root: Path, layout: str) -> str:
 
 def _annotated(root: Path, part: str) -> list[_Frame]:
     frames, lacking = [], []
-    for depth in sorted((root / part).glob("*/proj_depth/groundtruth/image_0[23]/*.png")):
-        camera, drive = depth.parent.name, depth.parents[3].name
+    for folder in sorted((root / part).glob("*/proj_depth/groundtruth/image_0[23]")):
+        camera, drive = folder.name, folder.parents[2].name
         date = drive[:10]  # 2011_09_26_drive_0001_sync
-        image = root / date / drive / camera / "data" / depth.name
-        if not image.is_file():
-            lacking.append(image)
-        frame = f"{drive}/{camera}/{depth.stem}"
-        frames.append(_Frame(frame, drive, image, depth, root / date / "calib_cam_to_cam.txt", camera))
+        for depth in picture_files(folder, [".png"]):
+            image = root / date / drive / camera / "data" / depth.stem
+            if (found := with_image_suffix(image)) is None:
+                lacking.append(image)
+                continue
+            frame = f"{drive}/{camera}/{depth.stem}"
+            frames.append(_Frame(frame, drive, found, depth, root / date / "calib_cam_to_cam.txt", camera))
     return _complete(frames, lacking, root / part)
 
 
 def _selection(root: Path) -> list[_Frame]:
     frames, lacking = [], []
     folder = root / _SELECTION
-    for depth in sorted((folder / "groundtruth_depth").glob("*.png")):
+    for depth in picture_files(folder / "groundtruth_depth", [".png"]):
         # 2011_09_26_drive_0002_sync_groundtruth_depth_0000000005_image_02.png
         drive, _, rest = depth.stem.partition("_groundtruth_depth_")
         stem = f"{drive}_image_{rest}"
-        image = folder / "image" / f"{stem}.png"
-        if not image.is_file():
-            lacking.append(image)
+        if (image := with_image_suffix(folder / "image" / stem)) is None:
+            lacking.append(folder / "image" / stem)
+            continue
         frames.append(_Frame(stem, drive, image, depth, folder / "intrinsics" / f"{stem}.txt", depth.stem[-8:]))
     return _complete(frames, lacking, folder)
 
 
 def _complete(frames: list[_Frame], lacking: list[Path], where: Path) -> list[_Frame]:
-    if not frames:
-        raise MdeError(f"{where}: no depth image in KITTI's official layout; unpack the official archive there")
     if lacking:
         raise MdeError(
-            f"{lacking[0]}: colour image missing, {len(lacking)} in all; unpack the raw data of these drives too"
+            f"{lacking[0]}.png or .jpg: colour image missing, {len(lacking)} in all; unpack the drives' raw data"
         )
+    if not frames:
+        raise MdeError(f"{where}: no depth image in KITTI's official layout; unpack the official archive there")
     return frames
 
 

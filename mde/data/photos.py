@@ -5,15 +5,16 @@ from pathlib import Path
 
 import torch
 
-from mde.data.folder import IMAGE_SUFFIXES, FolderFrames
+from mde.data.folder import FolderFrames
 from mde.data.images import read_image
+from mde.data.listing import IMAGE_SUFFIXES, depth_maps, picture_files
 from mde.data.sample import Sample, Splits
 from mde.data.synthetic import synthetic_splits
 from mde.errors import MdeError
 
 
 class PhotoFrames:
-    """Every .jpg, .jpeg and .png of a folder and of those inside it; the mask of a sample is empty.
+    """Every .jpg, .jpeg and .png of a folder and of those inside it (see `picture_files`); a sample's mask is empty.
 
     Raises MdeError for a folder that is missing, holds no photo, or holds depth images, which are no photos; reading a
     frame raises it for a damaged file.
@@ -26,19 +27,15 @@ class PhotoFrames:
         self.name = self.root.resolve().name
         if not self.root.is_dir():
             raise MdeError(f"{self.root}: no such folder; give one that holds photos")
-        inside = (path.relative_to(self.root) for path in self.root.rglob("*"))
-        self.paths = sorted(
-            path
-            for path in inside
-            if path.suffix.lower() in IMAGE_SUFFIXES and not any(part.startswith(".") for part in path.parts)
-        )
-        if not self.paths:
+        paths = picture_files(self.root, deep=True)
+        if not paths:
             raise MdeError(f"{self.root}: no photo in it ({', '.join(IMAGE_SUFFIXES)}); give a folder of photos")
-        for folder in {(self.root / path).parent for path in self.paths}:
-            if folder.name == "depth" and (folder.parent / "rgb").is_dir():
-                raise MdeError(
-                    f"{folder}: depth images, no photos; give data=folder, or {folder.parent / 'rgb'} as data.root"
-                )
+        if maps := depth_maps(paths):
+            raise MdeError(
+                f"{maps[0]}: depth images, no photos ({len(maps)} in all: grey of 16 bits, or called depth); move them "
+                "away, or give the folder of the colour images alone; frames with depth are for data=folder"
+            )
+        self.paths = [path.relative_to(self.root) for path in paths]
 
     def __len__(self) -> int:
         return len(self.paths)

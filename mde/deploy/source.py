@@ -1,6 +1,8 @@
 """What a network is tried on: a picture, a folder of pictures, a video or a camera, as one stream of frames."""
 
+import os
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from mde.data.folder import IMAGE_SUFFIXES
 from mde.data.images import read_image
+from mde.data.listing import PICTURE_SUFFIXES, depth_maps, picture_files
 from mde.errors import MdeError
 
-PICTURES = (*IMAGE_SUFFIXES, ".webp", ".bmp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
 # Format and address of a camera, as FFmpeg takes them.
 CAMERA = ("v4l2", "/dev/video{}")
+LONGEST_NAME = 200  # bytes; file systems take 255, of which what is written adds a suffix and, on the way, a code
 
 
 @dataclass(frozen=True)
@@ -59,39 +61,69 @@ def open_source(source: str) -> Source:
     path = Path(source)
     if path.is_dir():
         return _folder(path)
-    if path.is_file() and path.suffix.lower() in PICTURES:
+    if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES:
         return _pictures(path.name, "picture", [path])
     if path.is_file() and path.suffix.lower() in VIDEOS:
         return _stream(path.name, "video", source)
     if source.isdecimal() and not path.exists():
         return _camera(source)
     if path.exists():
-        raise MdeError(f"source={source}: neither a picture ({', '.join(PICTURES)}) nor a video ({', '.join(VIDEOS)})")
+        raise MdeError(
+            f"source={source}: neither a picture ({', '.join(PICTURE_SUFFIXES)}) nor a video ({', '.join(VIDEOS)})"
+        )
     raise MdeError(f"source={source}: no such file; give a picture, a folder, a video, or the number of a camera")
 
 
 def _folder(folder: Path) -> Source:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-    if not paths:
-        raise MdeError(f"source={folder}: no picture directly in it ({', '.join(PICTURES)})")
-    return _pictures(folder.resolve().name, "folder", paths)
+    found = picture_files(folder, PICTURE_SUFFIXES)
+    if not found:
+        raise MdeError(f"source={folder}: no picture directly in it ({', '.join(PICTURE_SUFFIXES)})")
+    maps = dict.fromkeys(depth_maps(found, infrared=True))
+    source = _pictures(folder.resolve().name, "folder", [path for path in found if path not in maps])
+    source.failed |= {path.name: f"{path}: a depth map by its name, no picture" for path in maps}
+    return source
 
 
 def _pictures(name: str, kind: str, paths: list[Path]) -> Source:
-    stems = Counter(path.stem for path in paths)
     failed: dict[str, str] = {}
 
     def frames() -> Iterator[Frame]:
-        for path in paths:
+        for path, title in zip(paths, output_names(paths), strict=True):
             try:
                 rgb = read_image(path).permute(1, 2, 0).contiguous().numpy()
             except MdeError as error:
                 failed[path.name] = str(error)
                 continue
-            # a.jpg and a.png must not be written to one file.
-            yield Frame(path.stem if stems[path.stem] == 1 else path.name, rgb)
+            yield Frame(title, rgb)
 
     return Source(name, kind, frames(), len(paths), failed=failed)
+
+
+def output_names(paths: list[Path]) -> list[str]:
+    """What the results of some pictures are called, without a suffix: each something else, also where a file system
+    takes a and A, or the two ways of writing é, for one.
+
+    That is a picture's name without its suffix where no other has the same, else the whole name; cut to LONGEST_NAME,
+    and numbered where that makes two equal.
+    """
+    stems = Counter(_folded(path.stem) for path in paths)
+    names: dict[str, str] = {}
+    for path in paths:
+        stem, whole = _shortened(path.stem), _shortened(path.name)
+        candidates = [stem] * (stems[_folded(path.stem)] == 1) + [whole]
+        numbered = (f"{whole} ({number})" for number in range(2, len(paths) + 2))
+        name = next(name for name in (*candidates, *numbered) if _folded(name) not in names)
+        names[_folded(name)] = name
+    return list(names.values())
+
+
+def _shortened(name: str) -> str:
+    """At most LONGEST_NAME bytes, and a mark for what is not UTF-8, which no page could show."""
+    return os.fsencode(name).decode(errors="replace").encode()[:LONGEST_NAME].decode(errors="ignore")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _camera(number: str) -> Source:
@@ -106,12 +138,13 @@ def _camera(number: str) -> Source:
 def _stream(name: str, kind: str, address: str, format_name: str | None = None) -> Source:
     av = require_av()
     try:
-        container = av.open(address, format=format_name)
+        # "file:", or FFmpeg takes what stands before a colon in the name for a protocol.
+        container = av.open(address if format_name else f"file:{address}", format=format_name)
     except av.FFmpegError as error:
         raise MdeError(f"{address}: cannot be opened as a {kind} ({error.strerror}); is it whole, and free?") from error
-    if not container.streams.video:
+    stream = container.streams.best("video")  # of several the film, not the picture of its cover
+    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         raise MdeError(f"{address}: no picture in it; give a video")
-    stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     rate = stream.average_rate or Fraction(30)
     count = None if kind == "camera" else stream.frames or None

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.progress import track
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from mde.models.network import DepthNetwork
 from mde.pruning.cost import Layer, cost
 from mde.pruning.recovery import corrected_statistics
 from mde.pruning.structure import ChannelGroup, keep_channels
-from mde.report.plots import png
+from mde.report.plots import blank, png
 
 SHARES = (0.25, 0.5, 0.75)  # of a group's channels
 
@@ -57,7 +56,7 @@ def plot_scan(rows: list[dict[str, Any]], path: Path) -> None:
     """PNG: delta1 lost, one line of bars a group and share; beside it what multiply-adds and parameters go."""
     dense, rows = rows[0]["delta1"], rows[1:]
     names = list(dict.fromkeys(row["group"] for row in rows))
-    figure = Figure(figsize=(10.5, 0.24 * len(names) + 1.2), layout="constrained", dpi=100)
+    figure = blank(10.5, 0.24 * len(names) + 1.2)
     lost, gone = figure.subplots(1, 2, sharey=True)
     for share, colour in zip(SHARES, ("#fdcc8a", "#fc8d59", "#b30000"), strict=True):
         points = {row["group"]: row for row in rows if row["share"] == share}

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from matplotlib.figure import Figure
-
 from mde.atomic_file import atomic_file
 from mde.report import html
 from mde.report.merged import pareto_front, print_table
 from mde.report.merged_page import csv_text, draw_front
 from mde.report.page import status
-from mde.report.plots import png
+from mde.report.plots import blank, png
 
 # (set, frame, scene) -> delta1 by candidate, and by the baseline that knows nothing.
 PerFrame = dict[tuple[str, str, str], dict[str, float]]
@@ -102,7 +100,7 @@ def plot(record: dict[str, Any]) -> bytes:
         if each["status"] == "complete"
     }
     lines = 1 + sum(name.count("\n") + 1 for name in names.values())
-    figure = Figure(figsize=(10.5, max(4.2, 0.19 * lines)), layout="constrained", dpi=100)  # inches: the legend's
+    figure = blank(10.5, max(4.2, 0.19 * lines))  # inches: the legend's
     axis = figure.subplots()
     draw_front(axis, points)
     for number, point in enumerate(points, start=1):

@@ -32,8 +32,8 @@ def document(title: str, body: str, style: str = "") -> str:
 
 
 def text(value: Any) -> str:
-    """`value` as it reads, whatever characters are in it."""
-    return html.escape(str(value))
+    """`value` as it reads, whatever characters are in it; a file's name may hold bytes that are none."""
+    return html.escape(str(value).encode(errors="replace").decode())
 
 
 def notes(lines: Sequence[str]) -> str:

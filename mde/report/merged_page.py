@@ -9,13 +9,12 @@ from typing import Any
 from urllib.parse import quote
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 
 from mde.atomic_file import atomic_file
 from mde.report import html
 from mde.report.merged import Job, caption, cost_of, dataset_of, pareto_front, table, trade, varying
-from mde.report.plots import png
+from mde.report.plots import blank, png
 
 PREDICTIONS = "predictions"  # in a job's directory: a few frames as image, truth and prediction
 
@@ -47,7 +46,7 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 def plot(jobs: list[Job]) -> bytes:
     """PNG: accuracy against cost with the Pareto front, and accuracy against sparsity; numbers are the table's."""
     points, cost = trade(jobs), cost_of(jobs)
-    figure = Figure(figsize=(10.5, 4.2), layout="constrained", dpi=100)
+    figure = blank(10.5, 4.2)
     left, right = figure.subplots(1, 2, sharey=True)
     draw_front(left, points)
     names = [" ".join(job.overrides.get(key, "-") for key in varying(jobs) if key != "sparsity") for job in jobs]
@@ -84,7 +83,7 @@ def picture_grid(jobs: list[Job]) -> bytes:
     columns = [("image", first, "image"), ("truth", first, "truth")]
     columns += [(job.label(options).replace(" ", "\n"), job.directory / PREDICTIONS, "prediction") for job in shown]
     frames = len(list(first.glob("*_image.png")))
-    figure = Figure(figsize=(1.6 * len(columns), 1.25 * frames + 0.4), layout="constrained", dpi=100)
+    figure = blank(1.6 * len(columns), 1.25 * frames + 0.4)
     axes = figure.subplots(frames, len(columns), squeeze=False)
     for frame, row in enumerate(axes):
         for axis, (title, folder, name) in zip(row, columns, strict=True):

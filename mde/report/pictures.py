@@ -18,6 +18,7 @@ from mde.atomic_file import atomic_file
 from mde.data.sample import Frames, Sample
 from mde.evaluation import spread
 from mde.metrics import depth_metrics, predict_depth, resize_prediction, truth_mask
+from mde.report.plots import blank
 
 INVERSE_DEPTH = "inferno"  # bright is near
 ERROR = "magma"
@@ -29,7 +30,7 @@ def picture_sheet(samples: Sequence[Sample], predict: Callable[[Sample], Tensor]
 
     The error is |ln(prediction / truth)| in metres, dark where nothing is known; 0.22 (a factor 1.25) is half bright.
     """
-    figure = Figure(figsize=(9.6, 2.1 * len(samples)), layout="constrained", dpi=100)
+    figure = blank(9.6, 2.1 * len(samples))
     axes = figure.subplots(len(samples), 4, squeeze=False)
     for row, sample in zip(axes, samples, strict=True):
         frame = _Frame(sample, cap)
@@ -52,7 +53,7 @@ def comparison_sheet(
     height, width = samples[0].image.shape[-2:]
     side = max(1.85, 11 / columns)  # inches
     rows = 2 * len(samples)
-    figure = Figure(figsize=(side * columns, rows * (side * height / width + 0.2) + 0.4), layout="constrained", dpi=100)
+    figure = blank(side * columns, rows * (side * height / width + 0.2) + 0.4)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes[1::2, :2].flat:  # below image and truth
         axis.set_axis_off()
@@ -111,7 +112,7 @@ def contact_sheet(pictures: Sequence[tuple[str, np.ndarray]]) -> Image.Image:
     columns = min(2, len(pictures))
     aspects = [picture.shape[0] / picture.shape[1] for _, picture in pictures]
     heights = [max(aspects[i : i + columns]) * 11 / columns + 0.3 for i in range(0, len(pictures), columns)]  # inches
-    figure = Figure(figsize=(11, sum(heights)), layout="constrained", dpi=100)
+    figure = blank(11, sum(heights))
     axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights).flatten()
     for axis in axes:
         axis.set_axis_off()

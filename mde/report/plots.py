@@ -2,7 +2,16 @@
 
 import io
 
+import matplotlib
 from matplotlib.figure import Figure
+
+# Titles and labels hold people's names, in which two dollars begin and end no formula.
+matplotlib.rcParams["text.parse_math"] = False
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure, in inches of 100 pixels, in which every text reads as it is."""
+    return Figure(figsize=(width, height), layout="constrained", dpi=100)
 
 
 def png(figure: Figure) -> bytes:
@@ -21,7 +30,7 @@ def curves(series: dict[str, list[tuple[int, float]]]) -> bytes:
     ]
     columns = 3
     rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(10.5, 2.3 * max(rows, 1)), layout="constrained", dpi=100)
+    figure = blank(10.5, 2.3 * max(rows, 1))
     axes = figure.subplots(max(rows, 1), columns, squeeze=False).ravel()
     for axis, key in zip(axes, chosen, strict=False):
         steps, values = zip(*series[key], strict=True)

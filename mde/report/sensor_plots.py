@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from mde.report.plots import png
+from mde.report.plots import blank, png
 
 TIMES = ("preprocess_ms", "infer_ms", "postprocess_ms")
 LABEL = 60  # letters of a name in a legend: the last ones, which tell files apart
@@ -31,7 +30,7 @@ def read_frames(path: Path) -> dict[str, Columns]:
 
 def frames_plot(names: Mapping[int, str], frames: Mapping[str, Columns]) -> bytes:
     """PNG: RMSE, latency and the sensor's coverage over the frames; a line for each candidate, number -> name."""
-    figure = Figure(figsize=(10.5, 6.8), layout="constrained", dpi=100)
+    figure = blank(10.5, 6.8)
     top, middle, bottom = figure.subplots(3, sharex=True, height_ratios=[3, 3, 1.5])
     longest = max((frames[name] for name in names.values()), key=lambda columns: len(columns["frame"]))
     count = len(longest["frame"])
@@ -67,7 +66,7 @@ def means(values: np.ndarray, group: int) -> np.ndarray:
 def breakdown_plot(candidates: Mapping[int, tuple[str, dict[str, Any]]]) -> bytes:
     """PNG of what `ErrorBreakdown.compute` gave, number -> (name, breakdown): RMSE and AbsRel by distance, AbsRel at
     depth edges and by brightness."""
-    figure = Figure(figsize=(10.5, 6.4), layout="constrained", dpi=100)
+    figure = blank(10.5, 6.4)
     (left, right), (edges, brightness) = figure.subplots(2, 2)
     _, first = next(iter(candidates.values()))
     for axis, key, label in ((left, "rmse", "RMSE (m)"), (right, "abs_rel", "AbsRel")):

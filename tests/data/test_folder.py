@@ -9,7 +9,7 @@ from PIL import Image
 
 from mde.data.folder import FolderFrames, folder_splits
 from mde.data.holdout import hold_out
-from mde.data.images import read_depth, read_image
+from mde.data.images import read_image
 from mde.errors import MdeError
 from tests.data.conftest import SIZE, save_depth, save_image
 
@@ -18,93 +18,6 @@ SHARED = Path(os.environ.get("MDE_SHARED", "../shared")) / "data"
 
 def frame_ids(frames):
     return [frames[i].frame for i in range(len(frames))]
-
-
-# Images
-
-
-def test_a_colour_image_is_read_exactly(tmp_path):
-    pixels = save_image(tmp_path / "a.png")
-    image = read_image(tmp_path / "a.png")
-    assert image.dtype == torch.uint8
-    assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
-def test_every_8_bit_mode_becomes_the_rgb_that_was_saved(tmp_path, mode):
-    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
-    Image.new("RGB", (3, 2), (255, 255, 255)).convert(mode).save(path)
-    image = read_image(path)
-    assert image.shape == (3, 2, 3)
-    assert (image == 255).all()
-
-
-def test_16_bit_grey_keeps_its_upper_byte(tmp_path):
-    save_depth(tmp_path / "a.png", np.array([[0, 255, 256, 65535]]))
-    assert read_image(tmp_path / "a.png")[:, 0].tolist() == [[0, 0, 1, 255]] * 3
-
-
-def test_exif_orientation_turns_the_image_upright(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
-    pixels = np.zeros((2, 4, 3), dtype=np.uint8)
-    pixels[0, 0] = 255
-    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    image = read_image(tmp_path / "a.png")
-    assert image.shape == (3, 4, 2)
-    assert image[0].nonzero().tolist() == [[0, 1]]  # top left went to top right
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-@pytest.mark.parametrize("keep", [0.0, 0.5])
-def test_a_truncated_image_is_an_error_that_names_the_file(tmp_path, suffix, keep):
-    path = tmp_path / f"cut.{suffix}"
-    save_image(path, (64, 64))
-    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
-    with pytest.raises(MdeError, match=f"cut.{suffix}"):
-        read_image(path)
-
-
-def test_a_damaged_chunk_is_an_error_that_names_the_file(tmp_path):
-    save_depth(tmp_path / "bad.png", np.random.default_rng(0).integers(0, 65536, (32, 32)))
-    data = bytearray((tmp_path / "bad.png").read_bytes())
-    data[60:70] = bytes(10)
-    (tmp_path / "bad.png").write_bytes(data)
-    with pytest.raises(MdeError, match=r"bad\.png"):
-        read_depth(tmp_path / "bad.png", 0.001)
-
-
-@pytest.mark.parametrize("reader", [read_image, lambda path: read_depth(path, 0.001)])
-def test_a_missing_file_is_an_error(tmp_path, reader):
-    with pytest.raises(MdeError, match=r"nowhere\.png.*no such"):
-        reader(tmp_path / "nowhere.png")
-
-
-def test_depth_is_counts_times_unit(tmp_path):
-    counts = np.array([[0, 1, 4000], [65535, 256, 40000]])
-    save_depth(tmp_path / "d.png", counts)
-    depth = read_depth(tmp_path / "d.png", 0.00025)
-    assert depth.dtype == torch.float32
-    np.testing.assert_allclose(depth[0].numpy(), counts * 0.00025, rtol=1e-6)
-
-
-@pytest.mark.parametrize(("mode", "reason"), [("L", "preview"), ("P", "preview"), ("RGB", "not depth")])
-def test_8_bit_and_colour_images_are_refused_as_depth(tmp_path, mode, reason):
-    Image.new(mode, (4, 4)).save(tmp_path / "d.png")
-    with pytest.raises(MdeError, match=rf"d\.png.*{reason}"):
-        read_depth(tmp_path / "d.png", 0.001)
-
-
-def test_npy_depth_is_metres_with_sky_and_without_nan(tmp_path):
-    np.save(tmp_path / "d.npy", np.array([[np.nan, -1.0, 0.0], [2.5, np.inf, -np.inf]]))
-    assert read_depth(tmp_path / "d.npy", 0.001).tolist() == [[[0, 0, 0], [2.5, float("inf"), 0]]]
-
-
-@pytest.mark.parametrize("array", [np.ones((2, 2), dtype=np.uint16), np.ones((2, 2, 3))])
-def test_npy_that_is_not_metres_is_refused(tmp_path, array):
-    np.save(tmp_path / "d.npy", array)
-    with pytest.raises(MdeError, match=r"d\.npy"):
-        read_depth(tmp_path / "d.npy", 0.001)
 
 
 # Frames
@@ -123,6 +36,40 @@ def test_a_frame_comes_as_it_lies_on_disk(make_folder):
 def test_ids_come_in_natural_order(make_folder):
     frames = FolderFrames(make_folder({"f10": "s", "f2": "s", "f1": "s"}))
     assert frames.ids == ["f1", "f2", "f10"]
+
+
+def test_a_digit_that_is_no_decimal_one_is_a_letter(make_folder):
+    assert FolderFrames(make_folder({"²3": "s", "2": "s", "٣": "s"})).ids == ["2", "٣", "²3"]
+
+
+def test_what_macos_leaves_beside_each_file_is_no_frame(make_folder):
+    root = make_folder({"a": "x"})
+    for name in ("rgb/._a.png", "depth/._a.png", "rgb/.DS_Store"):
+        (root / name).write_bytes(b"\0\5\x16\7")
+    assert FolderFrames(root).ids == ["a"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_colour_stays_on_its_depth_whatever_its_exif_orientation(make_folder, orientation):
+    root = make_folder({"a": "x"})
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    counts = np.full(SIZE, 2000)
+    counts[:3, :5] = 1000
+    Image.fromarray(np.where(counts == 1000, 255, 0).astype(np.uint8)).save(root / "rgb" / "a.png", exif=exif)
+    save_depth(root / "depth" / "a.png", counts)
+    sample = FolderFrames(root)[0]
+    assert torch.equal(sample.image[0] == 255, sample.depth[0] == 1)
+
+
+def test_depth_of_the_turned_picture_is_refused(make_folder):
+    root = make_folder({"a": "x"})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", SIZE[::-1]).save(root / "rgb" / "a.png", exif=exif)
+    save_depth(root / "depth" / "a.png", np.full(SIZE[::-1], 2000))
+    with pytest.raises(MdeError, match=r"a\.png.*aspect.*as stored \(no EXIF orientation turns it\)"):
+        FolderFrames(root)[0]
 
 
 def test_depth_beyond_the_sensors_range_is_unknown_but_sky_stays(make_folder):
@@ -181,6 +128,16 @@ def test_depth_of_another_aspect_is_refused(make_folder):
 def test_a_median_that_no_scene_has_points_at_the_unit(make_folder, unit):
     with pytest.raises(MdeError, match="depth_unit_m"):
         FolderFrames(make_folder({"a": "x"}, depth_unit_m=unit))[0]
+
+
+@pytest.mark.parametrize(("suffix", "unit"), [("npy", 1e-6), ("NPY", 0.001)])
+def test_of_a_npy_in_millimetres_the_unit_is_not_to_blame(make_folder, suffix, unit):
+    root = make_folder({"a": "x"}, depth_unit_m=unit)
+    (root / "depth" / "a.png").unlink()
+    with open(root / "depth" / f"a.{suffix}", "wb") as file:
+        np.save(file, np.full(SIZE, 2000.0))
+    with pytest.raises(MdeError, match=r"median depth 2e\+03; a \.npy holds metres, divide by 1000"):
+        FolderFrames(root)[0]
 
 
 def test_a_frame_without_any_depth_has_an_empty_mask(make_folder):
