@@ -10,7 +10,8 @@ from mde.errors import MdeError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".webp", ".bmp", ".tif", ".tiff")
 DEPTH_SUFFIXES = (".png", ".npy")
-_NAMED_DEPTH = re.compile(r"(?<![a-z])(depth|disparity)(?![a-z])", re.IGNORECASE)
+_DEPTH = r"(?<![a-z])(depth|disparity)"
+_NAMED, _FOLDER = re.compile(_DEPTH + "(?![a-z])", re.IGNORECASE), re.compile(_DEPTH + "$", re.IGNORECASE)
 
 
 def picture_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES, *, deep: bool = False) -> list[Path]:
@@ -47,7 +48,7 @@ def depth_maps(paths: Sequence[Path], *, infrared: bool = False) -> list[Path]:
     """
 
     def holds_depth(path: Path) -> bool:
-        named = bool(_NAMED_DEPTH.search(path.stem) or _NAMED_DEPTH.search(path.parent.name))
+        named = bool(_NAMED.search(path.stem) or _FOLDER.search(path.parent.name))
         if not named and (infrared or path.suffix.lower() in (".jpg", ".jpeg")):
             return False  # not opened: JPEG has 8 bits
         return grey_bits(path) > (0 if named else 8)

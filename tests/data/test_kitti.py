@@ -71,6 +71,20 @@ def test_annotated_depth_is_paired_with_the_raw_images_of_both_cameras(annotated
     assert splits.train.cap == splits.test.cap == 80
 
 
+@pytest.mark.parametrize("layout", ["annotated", "selection"])
+def test_colour_may_be_jpeg_and_what_macos_leaves_is_no_frame(layout, request):
+    root = request.getfixturevalue(layout)
+    before = kitti_validation(root)
+    for frame in before.frames:
+        save_image(frame.image.with_suffix(".jpg"), (SIZE if layout == "annotated" else (352, 1216)))
+        frame.image.unlink()
+        for path in (frame.depth, frame.image):
+            path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    frames = kitti_validation(root)
+    assert [frame.id for frame in frames.frames] == [frame.id for frame in before.frames]
+    assert frames[0].image.shape[1:] == frames[0].depth.shape[1:]
+
+
 def test_a_tenth_of_the_training_drives_validates(annotated):
     splits = kitti_splits(annotated)
     assert len(drives(splits.validation)) == 1

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -5,7 +6,7 @@ from mde.data.folder import folder_splits
 from mde.data.mix import mix_splits
 from mde.data.photos import PhotoFrames, photos_splits
 from mde.errors import MdeError
-from tests.data.conftest import save_image
+from tests.data.conftest import save_depth, save_image
 
 
 @pytest.fixture
@@ -41,10 +42,24 @@ def test_a_folder_without_photos_is_an_error(tmp_path):
 
 def test_depth_images_are_not_taken_for_photos(make_folder, tmp_path):
     root = make_folder({"0": "room", "1": "room"})
-    for above in (root, tmp_path):
-        with pytest.raises(MdeError, match=r"depth: depth images, no photos; give data=folder, or .*rgb as data\.root"):
+    for above in (root, tmp_path, root / "depth"):
+        with pytest.raises(MdeError, match=r"depth/0\.png: depth images, no photos \(2 in all.*data=folder"):
             PhotoFrames(above)
     assert len(PhotoFrames(root / "rgb")) == 2
+
+
+@pytest.mark.parametrize("name", ["frame-000000.depth.png", "depth/0.png", "raw/0.png", "range.png"])
+def test_depth_images_are_known_whatever_their_names(album, name):
+    save_depth(album / name, np.full((24, 32), 1500))
+    with pytest.raises(MdeError, match=rf"{name}: depth images, no photos \(1 in all"):
+        PhotoFrames(album)
+
+
+def test_photos_behind_links_are_found(album, tmp_path):
+    save_image(tmp_path / "disk2/x.jpg")
+    (album / "more").symlink_to(tmp_path / "disk2")
+    (album / "a/again").symlink_to(album)
+    assert [path.as_posix() for path in PhotoFrames(album).paths] == ["a/2.jpeg", "a/deep/1.JPG", "b.png", "more/x.jpg"]
 
 
 def test_photos_train_and_frames_with_depth_validate(album, make_folder):

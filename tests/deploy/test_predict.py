@@ -3,9 +3,11 @@
 import contextlib
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -40,6 +42,7 @@ from tests.export import random_network
 from tests.test_config import composed
 
 torch.set_num_threads(1)
+CODECS = {"film": "libx264", "cover": "mjpeg", "sound": "aac"}
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +194,49 @@ def test_a_turned_photo_is_predicted_upright(orientation: int, tmp_path: Path) -
     assert (frame.rgb == upright).all()
 
 
+def names_of(folder: Path, *names: str) -> list[str]:
+    """What frames are called that come of pictures so called."""
+    for name in names:
+        Image.new("L", (4, 3)).save(folder / "any.png")
+        (folder / "any.png").rename(folder / name)
+    return [frame.name for frame in open_source(str(folder)).frames]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.jpg", "a.png", "a.jpg.png"],
+        ["a.png", "A.PNG", "a.PNG"],
+        ["e\N{COMBINING ACUTE ACCENT}.png", "\N{LATIN SMALL LETTER E WITH ACUTE}.png", "e.png"],
+        [f"{'日' * 83}.png", f"{'日' * 83}.jpg", f"{'日' * 82}本.png", "x" * 251 + ".png"],
+        ["a.png (2).png", "a.png", "a.jpg", "a.PNG"],
+        [os.fsdecode(b"Stra\xdfe.png"), os.fsdecode(b"Stra\xdee.png")],
+    ],
+)
+def test_no_picture_of_depth_is_written_over_another(names: list[str], tmp_path: Path) -> None:
+    found = names_of(tmp_path, *names)
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in found}) == len(names)
+    assert max(len(f".{name}.png.{'0' * 32}.part".encode()) for name in found) <= 255
+
+
+def test_names_stay_what_they_are_where_they_can(tmp_path: Path) -> None:
+    assert names_of(tmp_path, "1.5.png", "$5_$6.png", "日本.jpg") == ["$5_$6", "1.5", "日本"]
+
+
+def test_of_a_folder_only_pictures_are_predicted(quiet: None, runtime: Runtime, tmp_path: Path) -> None:
+    folder = tmp_path / "7scenes"
+    folder.mkdir()
+    Image.fromarray(photo()).save(folder / "0.color.png")
+    Image.fromarray(np.full((50, 70), 1500, np.uint16)).save(folder / "0.depth.png")
+    Image.fromarray(np.full((50, 70), 1500, np.uint16)).save(folder / "0.ir.png")
+    (folder / "._0.color.png").write_bytes(b"\0\5\x16\7")
+    entry: dict[str, Any] = {"source": str(folder)}
+    with pytest.raises(MdeError, match=r"could not be read: 0\.depth\.png$"):
+        follow(open_source(str(folder)), Predictor(runtime), tmp_path, entry)
+    assert {path.name for path in (tmp_path / "depth").iterdir()} == {"0.color.png", "0.ir.png"}
+    assert "a depth map by its name" in entry["failed"]["0.depth.png"]
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK", "I;16"])
 def test_other_kinds_of_pixels_are_converted(mode: str, tmp_path: Path) -> None:
     image = Image.fromarray(photo())
@@ -236,6 +282,49 @@ def test_a_video_filmed_lying_down_is_turned_upright(tmp_path: Path) -> None:
     frames = [frame.rgb for frame in open_source(str(path)).frames]
     assert [frame.shape for frame in frames] == [(96, 64, 3)] * 2
     assert np.abs(frames[0].astype(int) - np.rot90(stored[0], -1)).max() <= 2
+
+
+def test_a_video_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(Path("film.mp4"), [photo(0, 64, 96)] * 2).rename("12:30?#.mp4")
+    assert len(list(open_source("12:30?#.mp4").frames)) == 2
+
+
+@pytest.mark.parametrize("kind", ["mkv", "mp4"])  # in mp4 the cover is marked as one
+@pytest.mark.parametrize("streams", [["film", "cover"], ["cover", "film"]])
+def test_of_a_film_with_a_cover_the_film_is_predicted(kind: str, streams: list[str], tmp_path: Path) -> None:
+    path = write_streams(tmp_path / f"film.{kind}", streams)
+    assert [frame.rgb.shape for frame in open_source(str(path)).frames] == [(48, 64, 3)] * 3
+
+
+def test_the_cover_of_a_song_is_no_film(tmp_path: Path) -> None:
+    path = write_streams(tmp_path / "song.mp4", ["sound", "cover"])
+    with pytest.raises(MdeError, match="no picture in it; give a video"):
+        open_source(str(path))
+
+
+def write_streams(path: Path, kinds: list[str]) -> Path:
+    """A film of three frames, a cover, larger than the film, and sound, as far as they are asked for."""
+    av = pytest.importorskip("av")
+    sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+    sound.sample_rate = 16000
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream(CODECS[kind], rate=16000 if kind == "sound" else 10) for kind in kinds]
+        for kind, stream in zip(kinds, streams, strict=True):
+            if kind != "sound":
+                stream.width, stream.height = (64, 48) if kind == "film" else (640, 480)
+                stream.pix_fmt = "yuv420p" if kind == "film" else "yuvj420p"
+            if kind == "cover":
+                stream.disposition = av.stream.Disposition.attached_pic
+        for kind, stream in zip(kinds, streams, strict=True):
+            for _ in range(3 if kind == "film" else 1):
+                picture = sound
+                if kind != "sound":
+                    picture = av.VideoFrame.from_ndarray(photo(0, stream.height, stream.width), format="rgb24")
+                    picture = picture.reformat(format=stream.pix_fmt)
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+    return path
 
 
 def test_a_video_that_breaks_off_gives_what_came_before(quiet: None, runtime: Runtime, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,13 @@ def test_results_of_one_network_are_kept_together_and_of_another_thrown_away(bun
     assert metrics(folder)["latency"] == {}
 
 
+def declare_too_much(path):
+    """Frames whose header says that they are a million million million bytes."""
+    header = str({"descr": "|u1", "fortran_order": False, "shape": (10**9, 10**9, 1, 3)}).encode() + b"\n"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("rgb.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(60))
+
+
 @pytest.mark.parametrize(
     ("command", "spoil", "says"),
     [
@@ -236,6 +244,7 @@ def test_results_of_one_network_are_kept_together_and_of_another_thrown_away(bun
         ("evaluate", lambda folder: (folder / "model.onnx.json").write_text("{}"), "says nothing of calibration"),
         ("evaluate", lambda folder: (folder / "frames.npz").unlink(), "no readable frames"),
         ("evaluate", lambda folder: (folder / "frames.npz").write_bytes(b"PK\3\4 half"), "no readable frames"),
+        ("evaluate", lambda folder: declare_too_much(folder / "frames.npz"), "no readable frames"),
         ("live", lambda folder: None, "live needs pyrealsense2"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from matplotlib.mathtext import MathTextParser
 from PIL import Image
 
 from mde.data.sample import Sample
@@ -13,7 +14,8 @@ from mde.profile import LayerTime
 from mde.report import html
 from mde.report.layers import write_layers
 from mde.report.page import read_logs, write_report
-from mde.report.pictures import colour, comparison_sheet, picture_sheet, stack
+from mde.report.pictures import colour, comparison_sheet, contact_sheet, picture_sheet, stack
+from mde.report.plots import curves
 from mde.report.record import describe_model, new_record, read_record, write_record
 
 
@@ -41,6 +43,20 @@ def test_a_page_escapes_what_it_shows_and_marks_a_run_that_did_not_end(tmp_path)
     assert "<script>" not in page
     assert "&lt;b&gt;set" in page
     assert "class='bad'" in page
+
+
+def test_a_page_shows_names_of_files_that_are_no_text(tmp_path):
+    write_record(tmp_path, new_record("failed", error="Stra\udcdfe.png: damaged", model={"name": "midas_small"}))
+    assert "Stra?e.png: damaged" in write_report(tmp_path).read_text()
+
+
+def test_dollars_in_a_name_are_no_formula(monkeypatch):
+    monkeypatch.setattr(MathTextParser, "parse", lambda *_, **__: pytest.fail("taken for a formula"))
+    name = "invoice_$5_and_$6"
+    contact_sheet([(name, np.zeros((4, 8, 3), np.uint8))])
+    sample = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), torch.ones(1, 8, 8), torch.ones(1, 8, 8) > 0, name, "$0$")
+    comparison_sheet([sample], {name: lambda sample: torch.ones(1, 1, 8, 8)}, 10.0)
+    curves({f"{name}/delta1": [(0, 0.5)]})
 
 
 @pytest.mark.parametrize(
