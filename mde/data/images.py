@@ -117,7 +117,7 @@ def _open(path: str | Path, what: str) -> Image.Image:
     except Exception as error:
         raise _unreadable(path, what, error) from error
     if upper_bytes and image.mode in ("RGB", "RGBA"):
-        largest = max(high for _, high in image.getextrema()[:3])
+        largest = int(np.asarray(image)[..., :3].max())
         if largest < 64:
             raise MdeError(
                 f"{path}: 16-bit colour, only the lowest {(largest + 1) / 256:.1%} of its range is used; "
