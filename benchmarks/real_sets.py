@@ -3,7 +3,8 @@
     python benchmarks/real_sets.py nyu=outputs/train/nyu synthetic=outputs/train/synthetic --out outputs/real_sets
 
 Each argument is NAME=RUN_DIRECTORY. Sets with an official split are evaluated on its test part, others whole; sets that
-are renders, or whose depth has no scale, are left out. Protocol: inverse depth, per-frame scale and shift, metrics in metres at the truth's size.
+are renders, or whose depth has no scale, are left out. Protocol: inverse depth, per-frame scale and shift, metrics in
+metres at the truth's size.
 """
 
 import argparse

@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from omegaconf import OmegaConf
 from paired import difference
@@ -40,6 +41,7 @@ from mde.models.shipped import FOLDER
 from mde.report.record import describe_model, read_record
 
 METRICS = ("delta1", "rmse", "mae", "abs_rel")
+FILE = re.compile(r"\| file \| .*")  # of a card
 FIGURES = re.compile(r"\| \| frames \| ramp.*?(?=\n\n)", re.S)  # of a card
 CARD = """# {title}
 
@@ -47,7 +49,7 @@ CARD = """# {title}
 
 | | |
 | --- | --- |
-| file | `weights/{file}`, {megabytes:.1f} MB, float16, SHA-256 `{sha256}...` |
+{file_row}
 | network | {name}, encoder {encoder}, {parameters:,} of {dense_parameters:,} parameters |
 | input | RGB, {height} x {width}, stretched; ImageNet mean and standard deviation |
 | output | relative inverse depth: larger is nearer, scale and shift unknown |
@@ -130,6 +132,15 @@ def card(path: Path, pieces: Mapping[Path, Mapping[str, Any]], figures: str, **t
         figures=figures,
         **texts,
     )
+
+
+def file_row(path: Path) -> str:
+    """The card's row of a network's file. A tensor that half precision cannot hold as it was is in float32."""
+    tensors = safetensors.torch.load_file(path).values()
+    wide = sum(tensor.dtype == torch.float32 for tensor in tensors)
+    precision = f"float16, {wide} of {len(tensors)} tensors float32" if wide else "float16"
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return f"| file | `weights/{path.name}`, {path.stat().st_size / 1e6:.1f} MB, {precision}, SHA-256 `{sha256}...` |"
 
 
 def taught_by(teacher: Mapping[str, Any]) -> str:
@@ -238,14 +249,15 @@ def main() -> None:
     parser.add_argument("--licence", help="what the data and teachers allow: the card's first sentence")
     parser.add_argument("--limits", default="", help="what it is not good for")
     parser.add_argument("--deployed", nargs="+", type=Path, help="run directories of deploy.py")
-    parser.add_argument("--measure", action="store_true", help="only its figures, anew, into its card")
+    parser.add_argument("--measure", action="store_true", help="only its file and figures, anew, into its card")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder")
     arguments = parser.parse_args()
     folder: Path = arguments.out
     page, path = folder / f"{arguments.name}.md", folder / f"{arguments.name}.safetensors"
     shared = Path(os.environ.get("MDE_SHARED", "../shared"))
     if arguments.measure:
-        page.write_text(FIGURES.sub(lambda _: table(path, shared), page.read_text(), count=1))
+        text = FILE.sub(lambda _: file_row(path), page.read_text(), count=1)
+        page.write_text(FIGURES.sub(lambda _: table(path, shared), text, count=1))
         return
     if arguments.deployed:
         section = f"## Deployed\n\n{add_deployed(arguments.name, arguments.deployed, folder)}\n\n"

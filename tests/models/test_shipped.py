@@ -53,7 +53,9 @@ def test_another_network_does_not_start_from_it():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_each_is_in_half_precision_and_predicts(path):
-    assert {tensor.dtype for tensor in safetensors.torch.load_file(path).values()} <= {torch.float16, torch.int64}
+    tensors = safetensors.torch.load_file(path).values()
+    assert {tensor.dtype for tensor in tensors} <= {torch.float16, torch.float32, torch.int64}
+    assert path.stat().st_size < 2.4 * sum(tensor.numel() for tensor in tensors) + 200_000, "mostly in half precision"
     torch.manual_seed(0)
     network = load_model(path)
     with torch.no_grad():
