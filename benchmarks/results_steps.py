@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -82,10 +83,20 @@ class Step:
         return (self.path / "metrics.json").exists() and read_record(self.path)["status"] == "complete"
 
     def run(self) -> None:
-        folder = f"hydra.{'sweep' if self.sweep else 'run'}.dir={self.path}"
-        print(f"$ python {self.command} {folder}", flush=True)
+        arguments = self.arguments()
+        print(f"$ python {' '.join(arguments)}", flush=True)
         limits = {"MDE_MAX_STEPS": "25"} if self.brief else {}  # calibration and gate see as many frames as without
-        subprocess.run([sys.executable, *self.command.split(" "), folder], check=False, env=limits | os.environ)
+        subprocess.run([sys.executable, *arguments], check=False, env=limits | os.environ)
+
+    def arguments(self) -> list[str]:
+        """Of Python; what was interrupted goes on, or, where that is no training, begins anew."""
+        if (self.path / "checkpoints/last.ckpt").exists():
+            return [self.command.split(" ")[0], f"resume={self.path}"]
+        if self.sweep:
+            option = "sweep.resume" if (self.path / "multirun.yaml").exists() else "hydra.sweep.dir"
+            return [*self.command.split(" "), f"{option}={self.path}"]
+        shutil.rmtree(self.path, ignore_errors=True)
+        return [*self.command.split(" "), f"hydra.run.dir={self.path}"]
 
 
 def weights(network: str) -> Path:

@@ -1,7 +1,9 @@
 """Writing a file so that its name never holds half of it."""
 
 import contextlib
+import fcntl
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +18,22 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Yields an open binary file that becomes `path` when the block ends; missing folders are made.
 
     The bytes go to a temporary file in the same folder, to the disk, and only then to the name. If the block raises,
-    an old file under that name is untouched and the temporary one is gone. MdeError when the system refuses to write
-    (disk full, no permission).
+    an old file under that name is untouched and the temporary one is gone; of a process that was killed while it wrote,
+    it is gone when the same name is written again. MdeError when the system refuses to write (disk full, no
+    permission).
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _clear(path)
             with temporary.open("xb") as file:
+                with contextlib.suppress(OSError):  # a file system without locks: nothing is cleared there either
+                    fcntl.flock(file, fcntl.LOCK_EX)  # the system's for as long as this process lives
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+                os.replace(temporary, path)  # before the lock goes
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -41,3 +47,15 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise MdeError(f"{path}: not written ({error.strerror or error}); {remedy(error)}") from error
+
+
+def _clear(path: Path) -> None:
+    """Removes what processes left that were killed while they wrote `path`; who still writes holds a lock."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{32}}\.part")
+    for entry in os.scandir(path.parent):
+        if left.fullmatch(entry.name):
+            # Empty: its writer may be about to lock it.
+            with contextlib.suppress(OSError), open(entry.path, "rb") as file:
+                if os.fstat(file.fileno()).st_size:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)

@@ -64,6 +64,7 @@ def run(main: Callable[[], None]) -> None:
     sys.argv[1:] = map(quoted, sys.argv[1:])
     broken = False
     try:
+        sys.argv[1:] = _checked(sys.argv[1:])
         main()
     except Exception as error:
         if (line := _foreseen(error)) is not None:
@@ -81,6 +82,20 @@ def run(main: Callable[[], None]) -> None:
     if _failed:
         sys.exit(2)
     sys.exit(min(max(failures, broken), 125))
+
+
+def _checked(arguments: list[str]) -> list[str]:
+    """The command line for Hydra, which imports and calls what `_target_` and a log handler's `class` name.
+
+    With resume= the frames are those of that run: Hydra may not hold data.* to the choice that it makes by default.
+    MdeError for code.
+    """
+    for argument in arguments:
+        if re.match(r"([^={]*[.+])?(_target_|class)=|.*[{,]\s*(_target_|class)\s*:", argument):
+            raise MdeError(f"{argument}: names code; a command line chooses among what there is (data=folder, ...)")
+    if any(re.match(r"resume=(?!(null)?$)", argument) for argument in arguments):
+        return [re.sub(r"^\+*(?=data\.)", "++", argument) for argument in arguments]
+    return arguments
 
 
 def _finish(directory: Path, measured: bool = True) -> int:
@@ -119,7 +134,13 @@ def one_line(error: BaseException) -> str:
     if isinstance(cause, omegaconf.errors.MissingMandatoryValue):
         return f"option {cause.full_key} has no value: give {cause.full_key}=..."
     if match := re.search(r"Could not override '([^']+)'", text):
-        return f"unknown option '{match[1]}'{_nearest(match[1], _options())}"
+        name, known = match[1], _options()
+        if name in known:
+            group = name.partition(".")[0]
+            return (
+                f"option '{name}': not of the {group} that is chosen by default; choose another {group}=... beside it"
+            )
+        return f"unknown option '{name}'{_nearest(name, known)}"
     if isinstance(error, hydra.errors.MissingConfigException) and error.missing_cfg_file:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         choices = [option for option in error.options or [] if not option.endswith("_schema")]

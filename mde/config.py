@@ -289,31 +289,35 @@ class DeployConfig:
     seed: int = 0
 
 
+# Group, name in a defaults list, and what the group's files may say.
+SCHEMAS: list[tuple[str, str, type]] = [
+    ("model", "model_schema", ModelConfig),
+    ("data", "synthetic_schema", SyntheticData),
+    ("data", "folder_schema", FolderData),
+    ("data", "kitti_schema", KittiData),
+    ("data", "nyu_schema", NyuData),
+    ("data", "photos_schema", PhotosData),
+    ("data", "mix_schema", MixData),
+    ("data", "sensor_schema", SensorData),
+    ("loss", "loss_schema", LossConfig),
+    ("optimizer", "optimizer_schema", OptimizerConfig),
+    ("trainer", "trainer_schema", TrainerConfig),
+    ("logger", "logger_schema", LoggerConfig),
+    ("prune", "prune_schema", PruneConfig),
+    ("importance", "importance_schema", ImportanceConfig),
+    ("schedule", "schedule_schema", ScheduleConfig),
+    ("recovery", "recovery_schema", RecoveryConfig),
+    ("target", "target_schema", TargetConfig),
+    ("quantize", "quantize_schema", QuantizeConfig),
+    ("device", "device_schema", DeviceConfig),
+]
+
+
 def register_schema() -> None:
     """Make the dataclasses known to Hydra under the names that the YAML files' defaults lists use."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="prune_run_schema", node=PruneRunConfig)
     store.store(name="deploy_schema", node=DeployConfig)
-    for group, name, node in [
-        ("model", "model_schema", ModelConfig),
-        ("data", "synthetic_schema", SyntheticData),
-        ("data", "folder_schema", FolderData),
-        ("data", "kitti_schema", KittiData),
-        ("data", "nyu_schema", NyuData),
-        ("data", "photos_schema", PhotosData),
-        ("data", "mix_schema", MixData),
-        ("data", "sensor_schema", SensorData),
-        ("loss", "loss_schema", LossConfig),
-        ("optimizer", "optimizer_schema", OptimizerConfig),
-        ("trainer", "trainer_schema", TrainerConfig),
-        ("logger", "logger_schema", LoggerConfig),
-        ("prune", "prune_schema", PruneConfig),
-        ("importance", "importance_schema", ImportanceConfig),
-        ("schedule", "schedule_schema", ScheduleConfig),
-        ("recovery", "recovery_schema", RecoveryConfig),
-        ("target", "target_schema", TargetConfig),
-        ("quantize", "quantize_schema", QuantizeConfig),
-        ("device", "device_schema", DeviceConfig),
-    ]:
+    for group, name, node in SCHEMAS:
         store.store(group=group, name=name, node=node)

@@ -22,6 +22,7 @@ def result(seed: int) -> dict:
     return {
         "schema": 1,
         "status": "complete",
+        "environment": {},
         "model": {
             "name": "midas_small",
             "encoder": "lite0",

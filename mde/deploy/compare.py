@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mde.benchmark import interleave, latency_entry
+from mde.builders import built
 from mde.data.sample import Frames, Sample, Splits
 from mde.deploy.description import Description, files_of, network_file
 from mde.deploy.job import recorded
@@ -36,6 +36,7 @@ from mde.report.dispensable import dispensable
 from mde.report.pictures import comparison_sheet, save_picture
 from mde.report.record import new_record
 from mde.report.terminal import say
+from mde.runs import save_options
 
 SHOWN = 4  # frames in the picture sheet
 OPTIONS = {"compare", "data", "evaluate", "default_precision", "threads", "seed", "size"}  # that mean something here
@@ -94,8 +95,8 @@ def carry_out(config: DictConfig, run_dir: Path, record: dict[str, Any]) -> None
         candidates += by_default(candidates, record["candidates"], config.threads)
     if config.size is None:  # at which synthetic frames are rendered
         config.size = list(candidates[0].runtime.description.input) if candidates else [256, 256]
-    OmegaConf.save(config, run_dir / "config.yaml")
-    splits: Splits = instantiate(config.data)
+    save_options(run_dir, config)
+    splits: Splits = built("data", config.data)
     sets = evaluation_sets(splits, config.evaluate)
     per_frame: PerFrame = defaultdict(dict)
     record["baselines"] = quality(candidates, sets, per_frame)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from mde.builders import built
 from mde.data.datamodule import parts_of
 from mde.data.sample import Splits
 from mde.data.transforms import normalise, resize_image
@@ -104,7 +104,7 @@ def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
     size = check_size(config.size or trained_size(config.checkpoint, config.model.name))
     config.size = list(size)  # synthetic frames are rendered at it
     model = build_model(**config.model, weights=config.checkpoint)
-    splits: Splits = instantiate(config.data)
+    splits: Splits = built("data", config.data)
     file, about = run_dir / "model.safetensors", provenance(config.checkpoint)
     if config.quantize.kind == "qat":
         read_scales(Path(located(config.checkpoint)))  # an error that names the file that was given
@@ -199,7 +199,7 @@ def described(job: Job) -> dict[str, Any]:
 
 
 def clear(run_dir: Path) -> None:
-    """Removes what an earlier deployment into this directory left, or one that failed: a file there is a valid one. The
+    """Removes what a deployment left that failed, or was killed in a sweep: a file there is a valid one. The
     network itself, model.safetensors, stays: it may be the checkpoint.
     """
     for path in [*run_dir.glob("model.*"), run_dir / "layers.csv"]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.progress import track
 
 from mde.deploy.description import files_of
@@ -28,6 +28,7 @@ from mde.evaluation import frame_limit
 from mde.jetson.depth import PARITY, differences
 from mde.report.record import new_record
 from mde.report.terminal import say
+from mde.runs import save_options
 
 DEPLOYED = {suffix for suffix, _ in TARGETS.values()} - {".safetensors"}
 # The options that mean something here.
@@ -52,7 +53,7 @@ def predict(config: DictConfig) -> Path:
             predictor = open_deployed(config, record)
         else:
             predictor = export(config, run_dir, Path(temporary), record)
-        OmegaConf.save(config, run_dir / "config.yaml")
+        save_options(run_dir, config)
         record["prediction"]["network"] = predictor.runtime.name
         follow(source, predictor, run_dir, record["prediction"])
     return run_dir

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mde.data.sample import Frames
 from mde.deploy.board import estimated, measured, read_profile
@@ -27,6 +27,7 @@ from mde.report.dispensable import dispensable
 from mde.report.pictures import save_sheets
 from mde.report.record import new_record
 from mde.report.terminal import say, show_cost, show_quality
+from mde.runs import save_options
 
 
 def deploy(config: DictConfig) -> Path:
@@ -45,7 +46,7 @@ def deploy(config: DictConfig) -> Path:
         job = prepare(config, run_dir, Path(temporary))
         notes = [job.splits.note] if job.splits.note else []
         record = new_record("running", parent=config.checkpoint, model=described(job), notes=notes)
-        OmegaConf.save(config, run_dir / "config.yaml")
+        save_options(run_dir, config)
         clear(run_dir)
         with recorded(run_dir, record):
             try:

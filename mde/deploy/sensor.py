@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.progress import track
 from torch import Tensor
 
@@ -33,6 +33,7 @@ from mde.report.pictures import comparison_sheet, picture_sheet, save_picture
 from mde.report.record import new_record
 from mde.report.sensor import show_sensor, write_sensor_page
 from mde.report.terminal import say
+from mde.runs import save_options
 from mde.sensors.ahead import Ahead
 from mde.sensors.frame import SensorFrame, SensorStream
 from mde.sensors.realsense import LIVE, RECORDINGS, Settings
@@ -61,7 +62,7 @@ def observe(config: DictConfig) -> Path:
     page = partial(write_sensor_page, record=record)
     with recorded(run_dir, record, page), tempfile.TemporaryDirectory() as folder:
         candidates = opened(config, run_dir, Path(folder), record["candidates"])
-        OmegaConf.save(config, run_dir / "config.yaml")
+        save_options(run_dir, config)
         settings = read_settings(config)
         if config.calibrate is not None:
             settings = calibrated(config, settings, [each for each, _ in candidates], run_dir)

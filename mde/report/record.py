@@ -20,6 +20,7 @@ from mde.models.counts import multiply_adds
 from mde.models.network import DepthNetwork
 
 SCHEMA = 1
+ENTRIES = {"status": str, "environment": dict, "model": dict, "quality": dict, "latency": dict}  # those read
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "amx_int8")  # on which the speed of INT8 against FP32 hangs
 
 
@@ -105,12 +106,21 @@ def write_record(run_dir: Path, record: dict[str, Any]) -> None:
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:
-    """The record of a run. Raises MdeError where there is none or it cannot be read."""
+    """The record of a run. Raises MdeError where there is none, or none of this schema."""
     path = run_dir / "metrics.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise MdeError(f"{path}: no readable record of a run ({error}); is {run_dir} a run directory?") from error
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise MdeError(f"{path}: no record of a run in schema {SCHEMA}, which this version reads")
+    for key, kind in ENTRIES.items():
+        if not isinstance(record.get(key), kind):
+            raise MdeError(f"{path}: '{key}' is missing or of another type than schema {SCHEMA} says")
+    rows = [*record["quality"].values(), *record["latency"].values()]
+    if not all(isinstance(row, dict) for row in rows) or not isinstance(record["model"].get("steps", 0), int):
+        raise MdeError(f"{path}: quality, latency or model hold something else than schema {SCHEMA} says")
+    return record
 
 
 def _plain(value: Any) -> Any:

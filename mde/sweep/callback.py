@@ -1,15 +1,19 @@
-"""What Hydra tells us of a multirun: its directory, before any job; and that a worker process has begun."""
+"""What Hydra tells us: the directory of a run or a multirun, before it writes there; that a worker process has begun."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from mde.config import register_schema
 from mde.errors import MdeError
+from mde.runs import claim, leads, used
 from mde.sweep.jobs import job_name, sweep_name
 
 
@@ -22,26 +26,70 @@ def register() -> None:
     OmegaConf.register_new_resolver("mde.trials_left", _trials_left, replace=True)
 
 
+_taken = contextlib.ExitStack()  # of this process, until it ends
+
+
 class SweepCallback(Callback):
-    """Remembers the sweep's directory in the process that started it, where `mde.cli.run` makes the page.
+    """Refuses the directory of another run, and remembers the sweep's in the process that started it, where
+    `mde.cli.run` makes the page.
 
     Not Hydra's `on_multirun_end`: that is not called when a worker dies or the launcher raises.
     """
 
     directory: Path | None = None  # of the class: Hydra keeps the instance to itself
 
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        HydraConfig.instance().set_config(config)  # as Hydra does next: the directory's name may ask for it
+        directory = Path(config.hydra.run.dir)
+        go_on = "resume" if "resume" in config else None
+        with _ended_in_one_line():
+            _take(directory, used(directory), "hydra.run.dir", go_on, config.get("resume"))
+
+    def on_run_end(self, config: DictConfig, **_: Any) -> None:
+        _taken.close()
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        try:
+        directory = Path(config.hydra.sweep.dir).resolve()
+        with _ended_in_one_line():
             check(config)
-        except MdeError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None  # an ordinary exception of a callback would become a warning
+            full = used(directory) or bool(_jobs(directory))
+            _take(directory, full, "hydra.sweep.dir", "sweep.resume", config.sweep.resume)
         logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's: announces each part of itself
-        SweepCallback.directory = Path(config.hydra.sweep.dir).resolve()
+        SweepCallback.directory = directory
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Launchers pickle the callbacks along with each job, and a worker process knows none of our resolvers.
         return _in_worker, ()
+
+
+@contextlib.contextmanager
+def _ended_in_one_line() -> Iterator[None]:
+    """An ordinary exception of a callback would become a warning."""
+    try:
+        yield
+    except MdeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _take(directory: Path, full: bool, option: str, go_on: str | None, resumed: str | None) -> None:
+    """Claims the directory for this process.
+
+    full     whether it holds results
+    option   names the directory
+    go_on    names a directory to go on with, where there is such an option
+    resumed  its value
+
+    MdeError where it is full and not to go on with, or another process has it.
+    """
+    same = resumed is not None and Path(resumed).resolve() == directory.resolve()
+    if same and not directory.is_dir():
+        raise MdeError(f"{go_on}={resumed}: no such folder; name what was interrupted")
+    if full and not same and leads():
+        further = f", or go on with {go_on}={directory}" if go_on else ""
+        raise MdeError(f"{directory}: holds results already; choose another {option}{further}")
+    _taken.close()
+    _taken.enter_context(claim(directory, option))
 
 
 def _in_worker() -> SweepCallback:

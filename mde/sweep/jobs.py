@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mde.errors import MdeError
+from mde.runs import claim
 
 LONGEST_NAME = 100  # characters of a job's directory
 
@@ -54,20 +55,27 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig, describe: Cal
     describe  an error -> its one line, or None for one that nobody foresaw, whose traceback is printed
 
     An error ends in the record (status "failed", error: one line) and in nothing else: Hydra would stop the sweep.
+    Where another process runs the same job, its record is left alone.
     """
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    if status(run_dir) == "complete":
-        print(f"{run_dir.name}: complete already, skipped")
-        return
     try:
-        task(config)
-    except Exception as error:
-        line = describe(error)
-        if line is None:
-            traceback.print_exc()
-            line = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"error: {run_dir.name}: {line}", file=sys.stderr)
-        record_failure(run_dir, line)
+        lock = claim(run_dir, "hydra.sweep.dir")
+    except MdeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return
+    with lock:
+        if status(run_dir) == "complete":
+            print(f"{run_dir.name}: complete already, skipped")
+            return
+        try:
+            task(config)
+        except Exception as error:
+            line = describe(error)
+            if line is None:
+                traceback.print_exc()
+                line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            print(f"error: {run_dir.name}: {line}", file=sys.stderr)
+            record_failure(run_dir, line)
 
 
 def objectives(cost: str) -> tuple[float, float] | None:
@@ -96,7 +104,7 @@ def status(run_dir: Path) -> str:
     """The status in a run's record; "no result" where there is none that can be read."""
     try:
         return json.loads((run_dir / "metrics.json").read_text())["status"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "no result"
 
 

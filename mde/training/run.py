@@ -1,6 +1,7 @@
 """`train.py` from the composed configuration to a finished run directory."""
 
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,15 @@ import lightning as L
 import timm.layers
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from hydra.utils import get_method, instantiate
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from torch import nn
 
 from mde.benchmark import measure_latency
+from mde.builders import builder, built
 from mde.config import OptimizerConfig
 from mde.data.datamodule import DepthData, parts_of
 from mde.data.sample import Frames, Splits
@@ -38,6 +42,7 @@ from mde.report.record import describe_model, new_record, read_record, write_rec
 from mde.report.terminal import say, show_cost, show_quality
 from mde.report.wandb_results import log_results
 from mde.report.wandb_run import end_wandb
+from mde.runs import load_options, save_options
 from mde.training.callbacks import Compression, Validation
 from mde.training.estimate import TRIAL_STEPS, step_seconds
 from mde.training.module import DepthModule
@@ -60,7 +65,7 @@ def train(config: DictConfig) -> Path:
     size = config.size[0], config.size[1]
     L.seed_everything(config.seed, workers=True, verbose=False)
     quantization = build_quantization(config, run_dir)
-    splits: Splits = instantiate(config.data)
+    splits: Splits = built("data", config.data)
     evaluated = evaluation_sets(splits, config.evaluate)
     teacher = build_teacher(config, splits)
     model = build_model(config.model.name, weights=config.weights, **network_options(config))
@@ -68,7 +73,7 @@ def train(config: DictConfig) -> Path:
         rescale(model)  # half precision holds official weights and those of older versions from the first step
     config.model.name = model.name
     config.model.border = model.options.get("border")  # written down: a resumed run keeps it
-    compression: Compression | None = get_method(config.prune._target_)(config, run_dir) or quantization
+    compression: Compression | None = builder("prune", config.prune)(config, run_dir) or quantization
     validation = Validation(
         parts_of(splits.validation),
         size,
@@ -89,11 +94,11 @@ def train(config: DictConfig) -> Path:
     record |= {"teacher": config.teacher or "", "teachers": teachers_of(config.weights, teacher)}
     record["licence"] = provenance(config.weights).get("licence")  # read now: the file may be gone at the end
     if config.resume:  # how it began; this command only goes on
-        record["environment"]["command"] = read_record(run_dir)["environment"]["command"]
+        record["environment"]["command"] = read_record(run_dir)["environment"].get("command")
     if teacher:
         record["notes"].append(f"Teacher: {teacher.name}; licence: {teacher.about['licence']}.")
     if trainer.is_global_zero:
-        OmegaConf.save(config, run_dir / "config.yaml")
+        save_options(run_dir, config)
         write_record(run_dir, record)
         announce(config, module, trainer, data)
     try:
@@ -168,9 +173,15 @@ def teachers_of(weights: str, teacher: Teacher | None) -> list[dict[str, Any]]:
 
 
 def fit(run_dir: Path, trainer: L.Trainer, module: DepthModule, data: DepthData) -> None:
-    """Optimises in place, from the run directory's last checkpoint where there is one, and leaves a last checkpoint."""
+    """Optimises in place, from the run directory's last checkpoint where there is one, and leaves a last checkpoint.
+
+    SIGTERM ends the process with the status that shells expect.
+    """
     last = run_dir / LAST
-    trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    try:
+        trainer.fit(module, data, ckpt_path=str(last) if last.exists() else None, weights_only=True)
+    except SIGTERMException as error:  # has none of its own, and a script would go on with half a run
+        raise SystemExit(128 + signal.SIGTERM) from error
     trainer.save_checkpoint(last)
 
 
@@ -314,7 +325,6 @@ def prepared(config: DictConfig) -> DictConfig:
     if config.resume:
         config = resumed(config)
     config.trainer.precision = precision(config.trainer)
-    config.logger.group = config.logger.group  # kept as it is now: a resumed run is no job of a sweep any more
     fill_in(config)
     if limit := os.environ.get("MDE_MAX_STEPS"):
         config.trainer.max_steps = min(config.trainer.max_steps, int(limit))
@@ -348,20 +358,21 @@ def resumed(config: DictConfig) -> DictConfig:
     run_dir = Path(config.resume)
     if not (run_dir / "config.yaml").exists() or not (run_dir / LAST).exists():
         raise MdeError(f"resume={run_dir}: holds no {LAST} beside its config.yaml; name a run that was interrupted")
-    overrides = [item for item in HydraConfig.get().overrides.task if not item.startswith("resume=")]
-    groups = [item for item in overrides if "." not in item.partition("=")[0] and item.partition("=")[0] in GROUPS]
-    groups += [item for item in overrides if item.startswith("model.border=")]  # which weights would fit
-    if groups:
-        raise MdeError(f"{groups[0]}: cannot be exchanged in a resumed run; leave it out or start anew")
-    merged = OmegaConf.merge(
-        OmegaConf.structured(OmegaConf.get_type(config)),
-        OmegaConf.load(run_dir / "config.yaml"),
-        OmegaConf.from_dotlist(overrides),
-        {"resume": config.resume},
-    )
-    assert isinstance(merged, DictConfig)
-    steps = read_record(run_dir)["model"].get("steps", 0)
-    if read_record(run_dir)["status"] == "complete" and merged.trainer.max_steps <= steps:
+    if run_dir.resolve() != Path(HydraConfig.get().runtime.output_dir).resolve():
+        raise MdeError(f"resume={run_dir}: goes on in its own directory; leave hydra.run.dir and -m out")
+    merged = load_options(run_dir, OmegaConf.get_type(config))
+    for item in OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task)):
+        key = item.key_or_group
+        if key == "data" and item.package is None and config.data._target_ == merged.data._target_:
+            continue  # what the run has already
+        if key in GROUPS or key == "model.border":  # which weights would fit
+            raise MdeError(f"{item.input_line}: cannot be exchanged in a resumed run; leave it out or start anew")
+        try:
+            OmegaConf.update(merged, key, item.value())
+        except (ConfigAttributeError, ConfigKeyError) as error:
+            raise MdeError(f"unknown option '{key}' of the run in {run_dir}") from error
+    record = read_record(run_dir)
+    if record["status"] == "complete" and merged.trainer.max_steps <= (steps := record["model"].get("steps", 0)):
         raise MdeError(f"resume={run_dir}: complete after {steps} steps; give a larger trainer.max_steps to go on")
     return merged
 

@@ -10,6 +10,7 @@ import yaml
 
 from mde.report.merged import cost_of, pareto_front, read_jobs, show_merged, table, varying
 from mde.report.merged_page import plot, write_merged
+from mde.report.record import new_record
 from tests.tiny_job import result
 
 
@@ -28,7 +29,7 @@ def sweep_dir(tmp_path):
     for kind, seeds in (("channel", (5, 50)), ("fine_grained", (10,))):
         for seed in seeds:
             write_job(tmp_path, [f"prune={kind}", f"sparsity={seed / 10}", "size=[64,64]"], result(seed))
-    failed = {"status": "failed", "error": "<b>too</b> large", "model": {}, "quality": {}, "latency": {}}
+    failed = new_record("failed", error="<b>too</b> large")
     write_job(tmp_path, ["prune=layer", "sparsity=0.5", "size=[64,64]", "sweep.resume=x"], failed)
     write_job(tmp_path, ["prune=layer", "sparsity=0.7", "size=[64,64]"], None)
     return tmp_path

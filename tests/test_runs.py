@@ -1,0 +1,150 @@
+"""A run directory: one process's at a time, and options that are whole and call nothing."""
+
+import hashlib
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from mde.builders import BUILDERS
+from mde.config import TrainConfig
+from mde.errors import MdeError
+from mde.runs import CHECKSUM, claim, load_options, save_options, used
+from tests.test_config import composed
+
+
+def in_child(function: Callable[[], object]) -> int:
+    """The exit status of a forked process that calls `function`: 0, or 2 after an MdeError."""
+    child = os.fork()
+    if child == 0:
+        try:
+            function()
+        except MdeError:
+            os._exit(2)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_directory_is_one_processs_until_it_lets_go(tmp_path, monkeypatch):
+    with claim(tmp_path / "new/run", "hydra.run.dir"):
+        assert in_child(lambda: claim(tmp_path / "new/run", "hydra.run.dir")) == 2
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        assert in_child(lambda: claim(tmp_path / "new/run", "hydra.run.dir")) == 0, "a run's own further process"
+        monkeypatch.delenv("LOCAL_RANK")
+    assert in_child(lambda: claim(tmp_path / "new/run", "hydra.run.dir")) == 0
+
+
+def test_a_killed_run_lets_go_although_a_data_loader_of_its_own_still_lives(tmp_path):
+    read, write = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        lock = claim(tmp_path, "hydra.run.dir")
+        loader = os.fork()
+        if loader == 0:
+            os.write(write, b"%d" % os.getpid())
+        signal.pause()
+        os._exit(lock.closed)
+    loader = int(os.read(read, 20))
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    os.kill(loader, 0)  # lives
+    claim(tmp_path, "hydra.run.dir").__exit__(None, None, None)
+    os.kill(loader, signal.SIGKILL)
+    os.close(read), os.close(write)
+
+
+def test_what_cannot_be_written_to_is_named_in_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file/run"):
+        with pytest.raises(MdeError, match=rf"^{path}: cannot be written to \(.*\); choose another hydra.sweep.dir$"):
+            claim(path, "hydra.sweep.dir")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.json", "model.onnx", "checkpoints/last.ckpt", "bundle/x"])
+def test_results_make_a_directory_used_and_folders_of_other_runs_do_not(tmp_path, name):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/metrics.json").touch()
+    (tmp_path / "train.log").touch()
+    assert not used(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    assert used(tmp_path)
+
+
+def test_options_come_back_as_they_were_but_for_what_the_moment_decided(tmp_path, monkeypatch):
+    monkeypatch.setenv("MDE_TEST_ROOT", "/frames")
+    config = composed("data=folder", "data.root=${oc.env:MDE_TEST_ROOT}/a", "evaluate=['${oc.env:MDE_TEST_ROOT}']")
+    save_options(tmp_path, config)
+    monkeypatch.delenv("MDE_TEST_ROOT")
+    found = load_options(tmp_path, TrainConfig)
+    assert (found.data.root, found.evaluate) == ("/frames/a", ["/frames"])
+    found.sparsity = 0.25
+    assert found.prune.sparsity == 0.25, "an option that follows another no longer does"
+    assert config.data._get_node("root")._value() == "${oc.env:MDE_TEST_ROOT}/a", "the caller's was changed"
+
+
+def test_options_that_are_not_whole_are_refused(tmp_path):
+    save_options(tmp_path, composed())
+    path = tmp_path / "config.yaml"
+    text = path.read_text()
+    lines = text.splitlines(keepends=True)
+    for kept in [
+        *("".join(lines[:count]) for count in range(0, len(lines), 9)),
+        text[:40],
+        text[:-3],
+        text + "seed: 1\n",
+    ]:
+        path.write_text(kept)
+        with pytest.raises(MdeError, match=f"^{path}: "):
+            load_options(tmp_path, TrainConfig)
+    path.write_text("".join(lines[1:]))  # as versions before wrote it
+    assert load_options(tmp_path, TrainConfig).size == composed().size
+
+
+def test_damaged_options_are_one_line_that_names_the_file(tmp_path):
+    text = OmegaConf.to_yaml(composed("data=mix", "data.parts.folder.root=/frames")).encode()
+    path, draw, refused = tmp_path / "config.yaml", random.Random(0), 0
+    for _ in range(24):
+        at = draw.randrange(len(text))
+        put = draw.choice([b"\t", b"*a", b"${", b"- ", b"[", b"\xff", b"!!python/name:os.system ", b": "])
+        path.write_bytes(text[:at] + put + text[at + draw.choice([0, 1, 9]) :])
+        try:
+            load_options(tmp_path, TrainConfig)
+        except MdeError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+    assert refused > 12
+    for content in ("", "text", "- a", "seed: 1", "data: 5", "data: {_target_: mde.data.folder.folder_splits, rot: x}"):
+        path.write_text(content)
+        with pytest.raises(MdeError, match=f"^{path}: "):
+            load_options(tmp_path, TrainConfig)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"_target_": "torch.load", "f": "FILE", "weights_only": False},
+        {
+            "_target_": "mde.data.mix.mix_splits",
+            "parts": {"a": {"_target_": "builtins.open", "file": "FILE", "mode": "w"}},
+        },
+        {"_target_": "mde.data.mix.mix_splits", "parts": {"a": [{"b": {"_target_": "os.unlink", "path": "FILE"}}]}},
+        {"_target_": "mde.data.mix.mix_splits", "parts": {"a": "${evaluate}"}, "_partial_": True},
+        {"_target_": "mde.data.folder.folder_splits", "root": "${oc.env:HOME}"},
+        {"_target_": "mde.data.folder.folder_splits", "root": "${${seed}.x:HOME}"},
+        {"_target_": next(iter(BUILDERS["prune"]))},
+    ],
+)
+def test_what_would_call_other_code_or_tell_of_this_machine_is_refused(tmp_path, data):
+    """Also with a checksum, which anybody can compute."""
+    config = OmegaConf.create(OmegaConf.to_yaml(composed("data=folder", "data.root=/frames")))
+    config.data = data
+    text = OmegaConf.to_yaml(config)
+    (tmp_path / "config.yaml").write_text(f"{CHECKSUM}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+    with pytest.raises(MdeError, match="config.yaml: (data: _|.*a resolver)"):
+        load_options(tmp_path, TrainConfig)
