@@ -49,7 +49,7 @@ def test_nothing_else_is_called_at_any_depth_or_behind_an_interpolation(tmp_path
         config = OmegaConf.create({"data": data, "other": runs, "named": "os.getcwd"})
         (tmp_path / "ran").unlink(missing_ok=True)
         for use in (built, builder):
-            with pytest.raises(MdeError, match="^data: "):
+            with pytest.raises(MdeError, match=r"^data: "):
                 use("data", config.data)
         assert (tmp_path / "kept").read_text() == "precious"
         assert not (tmp_path / "ran").exists()

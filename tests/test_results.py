@@ -203,6 +203,21 @@ def test_a_step_begins_anew_when_what_goes_into_it_changed(monkeypatch, tmp_path
     assert steps.Step("name", "other command").path != steps.Step("name", "command").path
 
 
+def test_what_was_interrupted_goes_on_in_its_directory_or_begins_anew(monkeypatch, tmp_path):
+    monkeypatch.setattr(steps, "OUT", tmp_path)
+    training, sweep, deployment = (steps.Step(name, "x.py a=1", sweep=name == "sweep") for name in ("t", "sweep", "d"))
+    for step in (training, sweep, deployment):
+        assert step.arguments() == ["x.py", "a=1", f"hydra.{'sweep' if step.sweep else 'run'}.dir={step.path}"]
+        (step.path / "checkpoints").mkdir(parents=True)
+        (step.path / "config.yaml").touch()
+    (training.path / "checkpoints/last.ckpt").touch()
+    (sweep.path / "multirun.yaml").touch()
+    assert training.arguments() == ["x.py", f"resume={training.path}"]
+    assert sweep.arguments() == ["x.py", "a=1", f"sweep.resume={sweep.path}"]
+    assert deployment.arguments() == ["x.py", "a=1", f"hydra.run.dir={deployment.path}"]
+    assert not deployment.path.exists()
+
+
 def test_a_brief_step_evaluates_few_frames_and_others_all(monkeypatch):
     limits = []
     monkeypatch.setattr(

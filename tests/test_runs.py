@@ -1,11 +1,11 @@
 """A run directory: one process's at a time, and options that are whole and call nothing."""
 
+import contextlib
 import hashlib
 import os
 import random
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -112,12 +112,12 @@ def test_damaged_options_are_one_line_that_names_the_file(tmp_path):
         at = draw.randrange(len(text))
         put = draw.choice([b"\t", b"*a", b"${", b"- ", b"[", b"\xff", b"!!python/name:os.system ", b": "])
         path.write_bytes(text[:at] + put + text[at + draw.choice([0, 1, 9]) :])
-        try:
+        with contextlib.suppress(MdeError):
             load_options(tmp_path, TrainConfig)
-        except MdeError as error:
-            refused += 1
-            assert str(error).startswith(f"{path}: ")
-            assert "\n" not in str(error)
+            continue  # what is left says something
+        refused += 1
+        with pytest.raises(MdeError, match=rf"^{path}: [^\n]*$"):
+            load_options(tmp_path, TrainConfig)
     assert refused > 12
     for content in ("", "text", "- a", "seed: 1", "data: 5", "data: {_target_: mde.data.folder.folder_splits, rot: x}"):
         path.write_text(content)
@@ -146,5 +146,5 @@ def test_what_would_call_other_code_or_tell_of_this_machine_is_refused(tmp_path,
     config.data = data
     text = OmegaConf.to_yaml(config)
     (tmp_path / "config.yaml").write_text(f"{CHECKSUM}{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
-    with pytest.raises(MdeError, match="config.yaml: (data: _|.*a resolver)"):
+    with pytest.raises(MdeError, match=r"config.yaml: (data: _|.*a resolver)"):
         load_options(tmp_path, TrainConfig)

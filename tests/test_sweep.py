@@ -14,9 +14,10 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 import mde.cli
-from mde.cli import register, run
+from mde.cli import _checked, register, run
 from mde.models import build_model, save_model
 from mde.report.record import describe_model, new_record, read_record, write_record
+from mde.runs import claim
 from mde.sweep.callback import SweepCallback
 from mde.sweep.jobs import LONGEST_NAME, job_name
 from mde.sweep.latency import measure
@@ -103,6 +104,69 @@ def test_a_single_run_fails_as_before(sweep, tmp_path, capfd):
         sweep(f"hydra.run.dir={tmp_path}", "seed=102", multirun=False)
     assert sweep(f"hydra.run.dir={tmp_path}", "sweep.resume=x", multirun=False) == 2
     assert "add -m" in capfd.readouterr().err
+
+
+def test_a_used_directory_is_refused_before_anything_is_written(sweep, tmp_path, capfd):
+    run_dir = tmp_path / "run"
+    assert sweep(f"hydra.run.dir={run_dir}", "seed=1", multirun=False) == 0
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    assert sweep(f"hydra.run.dir={run_dir}", "seed=2", multirun=False) == 2
+    assert sweep(f"hydra.sweep.dir={run_dir}", "seed=2,3") == 2
+    refusals = capfd.readouterr().err.splitlines()
+    assert refusals[0].startswith(
+        f"error: {run_dir}: holds results already; choose another hydra.run.dir, or go on with"
+    )
+    assert refusals[1].startswith(f"error: {run_dir}: holds results already; choose another hydra.sweep.dir")
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+    assert sweep(f"resume={run_dir}", "seed=2", multirun=False) == 0
+    assert sweep(f"resume={tmp_path}/nowhere", multirun=False) == 2
+    assert not (tmp_path / "nowhere").exists()
+
+    assert sweep(f"hydra.sweep.dir={tmp_path / 'sweep'}", "seed=1,2") == 0
+    assert sweep(f"hydra.sweep.dir={tmp_path / 'sweep'}", "seed=1,3") == 2
+    assert not (tmp_path / "sweep/seed-3").exists()
+
+
+def test_a_directory_in_use_is_refused_and_its_record_left_alone(sweep, tmp_path, capfd):
+    (tmp_path / "file").touch()
+    assert sweep(f"hydra.run.dir={tmp_path}/file/run", "seed=1", multirun=False) == 2
+    assert "cannot be written to (Not a directory); choose another hydra.run.dir" in capfd.readouterr().err
+    for option, directory, multirun in (("run", "run", False), ("sweep", "sweep", True), ("sweep", "job/seed-1", True)):
+        told, tell = os.pipe()
+        other = os.fork()
+        if other == 0:
+            claimed = claim(tmp_path / directory, "hydra.run.dir")
+            os.write(tell, b"x")
+            signal.pause()
+            os._exit(claimed.closed)
+        os.read(told, 1)
+        root = tmp_path / directory.partition("/")[0]
+        status = sweep(f"hydra.{option}.dir={root}", "seed=1", multirun=multirun)
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+        assert status == (1 if root.name == "job" else 2)
+        assert f"{tmp_path / directory}: another process is writing there" in capfd.readouterr().err
+        assert not list(root.rglob("begun")) + list(root.rglob("metrics.json"))
+
+
+@pytest.mark.parametrize("argument", ["data._target_=torch.load", "+data.parts={a:{_target_:os.getcwd}}"])
+def test_a_command_line_names_no_code(sweep, tmp_path, capfd, argument):
+    assert sweep(f"hydra.run.dir={tmp_path}", argument, multirun=False) == 2
+    assert capfd.readouterr().err.startswith(f"error: {argument}: names code")
+    assert sweep(f"hydra.sweep.dir={tmp_path}", "hydra.launcher._target_=os.getcwd", "seed=1") == 2
+    assert sweep(f"hydra.run.dir={tmp_path}", "hydra.job_logging.handlers.file.class=os.getcwd", multirun=False) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_options_beside_resume_are_not_held_to_the_default_choice():
+    assert _checked(["resume=a", "data.root=b", "+data.cap=1", "data=folder", "size=[64,64]"]) == [
+        "resume=a",
+        "++data.root=b",
+        "++data.cap=1",
+        "data=folder",
+        "size=[64,64]",
+    ]
+    assert _checked(["resume=null", "data.root=b"]) == ["resume=null", "data.root=b"]
 
 
 def test_a_resumed_sweep_runs_what_is_not_complete_and_nothing_else(sweep, tmp_path):

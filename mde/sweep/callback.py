@@ -1,4 +1,4 @@
-"""What Hydra tells us: the directory of a run or a multirun, before it writes there; that a worker process has begun."""
+"""What Hydra tells us: where a run or a multirun will write, before it does; that a worker process has begun."""
 
 import contextlib
 import logging

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors.torch import load_file
 
 from mde.config import OptimizerConfig
@@ -16,7 +17,7 @@ from mde.data.sample import Splits
 from mde.errors import MdeError
 from mde.models import build_model, load_model, save_model
 from mde.pruning.run import prune
-from mde.training.run import fill_in, network_options, trained_on
+from mde.training.run import fill_in, fit, network_options, trained_on
 from tests.conftest import MOST, ROOT, TINY, script_environment, train_command
 from tests.forked import run_script
 from tests.test_config import composed
@@ -89,12 +90,33 @@ def test_a_run_stopped_by_its_deadline_says_how_to_go_on_and_goes_on(run_train, 
     assert f"python train.py resume={run_dir}" in stopped.stdout
     assert json.loads((run_dir / "metrics.json").read_text())["status"] == "incomplete"
     assert (run_dir / "report.html").exists()
-    done = run_train(f"resume={run_dir}", "trainer.max_minutes=null")
+    moved = frames_folder.rename(tmp_path / "moved")
+    done = run_train(f"resume={run_dir}", "trainer.max_minutes=null", f"data.root={moved}")
     assert done.returncode == 0, done.stderr
     assert json.loads((run_dir / "metrics.json").read_text())["status"] == "complete"
     again = run_train(f"resume={run_dir}")
     assert again.returncode == 2
     assert "complete after 3 steps" in again.stderr
+    for option in ("data=nyu", "+data.rot=x", "optimizer.rot=x"):
+        wrong = run_train(f"resume={run_dir}", option)
+        assert wrong.returncode == 2
+        assert wrong.stderr.count("\n") == 1
+        assert "cannot be exchanged" in wrong.stderr or "unknown option" in wrong.stderr
+    network = (run_dir / "model.safetensors").read_bytes()
+    anew = run_train(*options, "seed=1")
+    assert anew.returncode == 2
+    assert f"{run_dir}: holds results already" in anew.stderr
+    assert (run_dir / "model.safetensors").read_bytes() == network
+
+
+def test_a_signal_ends_a_run_with_a_status_that_says_so(tmp_path):
+    class Terminated:
+        def fit(self, *_: object, **__: object) -> None:
+            raise SIGTERMException
+
+    with pytest.raises(SystemExit) as ended:
+        fit(tmp_path, Terminated(), None, None)  # type: ignore[arg-type]
+    assert ended.value.code == 143
 
 
 @pytest.mark.parametrize(
