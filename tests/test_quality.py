@@ -16,6 +16,7 @@ LEVELS = [
         "quiet",
         "config",
         "refused",
+        "cache",
         "builders",
         "runs",
         "jetson",
