@@ -21,5 +21,8 @@ def utf8(text: object) -> str:
 
 def file_name(text: str) -> str:
     """One part of a path, or of a key in W&B. What had to be changed ends in a hash, so that two names stay two."""
-    name = re.sub(r"[^\w .,+()-]+", "_", text)[:LONGEST].strip(" .")
-    return name if name == text else f"{name}_{hashlib.sha256(utf8(text).encode()).hexdigest()[:8]}"
+    name = re.sub(r"[^\w .,+()-]+", "_", text).strip(" .")
+    if name == text and len(name) <= LONGEST:
+        return name
+    digest = hashlib.sha256(utf8(text).encode()).hexdigest()[:8]
+    return f"{name[: LONGEST - 9]}_{digest}"
