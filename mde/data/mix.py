@@ -106,13 +106,14 @@ def told_apart(parts: Mapping[str, Splits], evaluated: Collection[str]) -> dict[
     def renamed(frames: Frames, key: str) -> Frames:
         return Renamed(frames, f"{frames.name}_{key}") if count[frames.name] > 1 else frames
 
-    return {
-        key: replace(
-            part,
+    return {  # not by replace(): what Hydra built comes as OmegaConf's view of a Splits
+        key: Splits(
             name=f"{part.name}_{key}" if count[part.name] > 1 else part.name,
             train=renamed(part.train, key),
             validation=renamed(part.validation, key),
             test=None if part.test is None else renamed(part.test, key),
+            note=part.note,
+            labelled=part.labelled,
         )
         for key, part in parts.items()
     }

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from hydra.utils import instantiate
 
 from mde.data.folder import folder_splits
 from mde.data.mix import ConcatFrames, mix_splits
@@ -69,6 +70,14 @@ def test_sets_of_one_name_are_told_apart_by_their_parts(make_folder, parts):
     assert (second[0].dataset, second[0].frame, second.cap) == ("room_office", "f5", 10)
     worlds = {world: synthetic_splits(4, (32, 32), 2, 2, world=world) for world in ("rooms", "streets")}
     assert [part.name for part in mix_splits(worlds).test.parts] == ["synthetic_rooms", "synthetic_streets"]
+
+
+def test_parts_come_from_the_configuration_too(make_folder):
+    roots = [make_folder({f"f{i}": f"s{i}" for i in range(4)}, place, name="room") for place in ("kitchen", "office")]
+    folder = "mde.data.folder.folder_splits"
+    parts = {f"part{i}": {"_target_": folder, "root": str(root)} for i, root in enumerate(roots)}
+    mixed = instantiate({"_target_": "mde.data.mix.mix_splits", "parts": parts})
+    assert [part.name for part in mixed.validation.parts] == ["room_part0", "room_part1"]
 
 
 @pytest.mark.parametrize("far", [None, 0, -1, float("nan"), float("inf")])
