@@ -12,7 +12,7 @@ from mde.report import html
 from mde.report.comparison import comparison_page
 from mde.report.merged_page import csv_text
 from mde.report.page import write_report
-from mde.report.pictures import comparison_sheet, contact_sheet, picture_sheet, sheet_path
+from mde.report.pictures import comparison_sheet, contact_sheet, picture_sheet, save_picture, sheet_path
 from mde.report.plots import blank, png
 from mde.report.record import new_record, write_record
 from mde.report.terminal import print_table, say, show_cost, show_quality
@@ -49,7 +49,7 @@ def record_of(name: str) -> dict:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_page_shows_names_as_text(name, tmp_path):
     write_record(tmp_path, record_of(name))
-    Image.new("RGB", (8, 6)).save(sheet_path(tmp_path, name))
+    save_picture(Image.new("RGB", (8, 6)), sheet_path(tmp_path, name))
     page = Read(write_report(tmp_path).read_bytes().decode())
     assert page.text.count(html.utf8(name)) >= 6
     assert not page.tags & {"script", "bold", "b", "x"}
