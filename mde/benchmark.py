@@ -1,6 +1,7 @@
 """Latency of networks in the engines that run them, measured side by side."""
 
 import copy
+import random
 import statistics
 import tempfile
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import Progress, track
+from rich.progress import Progress
 from torch import nn
 
 from mde.engine_memory import peak_memory
@@ -19,6 +20,7 @@ from mde.engines import check_engines, engine_version, open_engine
 from mde.errors import MdeError
 from mde.export import export_onnx
 from mde.jetson.depth import PARITY, differences
+from mde.progress import track
 
 ENGINES = ("onnxruntime", "openvino")  # that read ONNX files
 REFERENCE = "reference"
@@ -28,7 +30,8 @@ def interleave(
     runs: Mapping[str, Callable[[], object]], warmup: int, rounds: int, on_round: Callable[[], None] | None = None
 ) -> dict[str, list[float]]:
     """Milliseconds of every call, by name and round. Each round calls every candidate once, so that what else the
-    machine does meets all alike; who goes first rotates from round to round.
+    machine does meets all alike, in an order that is drawn anew (from the same seed), so that none always follows the
+    same one and finds what that left in the caches.
 
     warmup    calls of each beforehand, not timed
     on_round  called after each round, between the timings
@@ -38,9 +41,9 @@ def interleave(
     for _ in range(warmup):
         for name in names:
             runs[name]()
-    for number in range(rounds):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+    draw = random.Random(0)
+    for _ in range(rounds):
+        for name in draw.sample(names, len(names)):
             start = time.perf_counter()
             runs[name]()
             times[name].append((time.perf_counter() - start) * 1000)

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mde.errors import MdeError
+from mde.names import plain
 from mde.overrides import how_to_quote, quoted
 from mde.refused import refused
 from mde.sweep.callback import SweepCallback, register
@@ -115,7 +116,7 @@ def _foreseen(error: Exception) -> str | None:
 
 def _report(line: str) -> None:
     _failed.append(line)
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {plain(line)}", file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:

@@ -200,6 +200,7 @@ class SweepConfig:
     """Multiruns: `-m`."""
 
     resume: str | None = None  # a sweep's directory: run what is not complete there
+    search: bool = False  # of sweep=optuna: judge jobs on validation frames, and test only what was chosen
     cost: str = "macs"  # what sweep=optuna minimises beside maximising delta1: macs | latency_ms
     trials: int = 20  # of sweep=optuna
 

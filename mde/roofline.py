@@ -35,7 +35,7 @@ class Roofline:
     @classmethod
     def of(cls, peak: Mapping[str, float], bandwidth: float | None, precision: str) -> "Roofline":
         """From 10^9 operations/s by precision and 10^9 bytes/s. MdeError where they say nothing of the precision."""
-        if precision not in peak or not bandwidth:
+        if not peak.get(precision) or not bandwidth:
             raise MdeError(
                 f"device.peak, device.bandwidth: unknown for {precision}; give both, or choose another device="
             )

@@ -1,3 +1,4 @@
+import itertools
 import time
 from pathlib import Path
 
@@ -52,12 +53,25 @@ def test_what_an_engine_cannot_open_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_each_round_calls_every_candidate_once_and_another_one_first() -> None:
-    calls: list[str] = []
-    runs = {name: lambda name=name: calls.append(name) for name in "abc"}
-    times = interleave(runs, warmup=2, rounds=4, on_round=lambda: calls.append("|"))
-    assert "".join(calls) == "abcabc" + "abc|bca|cab|abc|"
-    assert {name: len(values) for name, values in times.items()} == {"a": 4, "b": 4, "c": 4}
+def test_each_round_calls_every_candidate_once_and_each_comes_to_follow_every_other_one() -> None:
+    def called(names: str, rounds: int) -> list[str]:
+        calls: list[str] = []
+        runs = {name: lambda name=name: calls.append(name) for name in names}
+        times = interleave(runs, warmup=2, rounds=rounds, on_round=lambda: calls.append("|"))
+        assert {name: len(values) for name, values in times.items()} == dict.fromkeys(names, rounds)
+        assert "".join(calls).startswith(2 * names)
+        return "".join(calls)[2 * len(names) :].split("|")[:-1]
+
+    orders = called("abcd", 30)
+    assert len(orders) == 30
+    assert all(sorted(order) == list("abcd") for order in orders)
+    follows = [pair for order in orders for pair in itertools.pairwise(order)]
+    assert set(follows) == set(itertools.permutations("abcd", 2))
+    # Thirty rounds hold 90 pairs, each of the twelve 7.5 times on average.
+    assert all(2 <= follows.count(pair) <= 15 for pair in set(follows))
+    assert {order[0] for order in orders} == set("abcd")
+    assert called("abcd", 30) == orders, "another order each time"
+    assert called("a", 2) == ["a", "a"]
 
 
 def test_times_are_the_milliseconds_of_each_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:

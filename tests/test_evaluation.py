@@ -1,11 +1,21 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mde.data.folder import FolderFrames
-from mde.data.sample import Sample
+from mde.data.sample import Frames, Sample, Splits
+from mde.data.synthetic import SyntheticFrames
 from mde.errors import MdeError
-from mde.evaluation import evaluate, frame_limit, network_predictor, ramp_predictor, spread
+from mde.evaluation import (
+    check_truth,
+    evaluate,
+    evaluation_sets,
+    frame_limit,
+    network_predictor,
+    ramp_predictor,
+    spread,
+)
 from mde.models import build_model
 from tests.conftest import write_frames
 
@@ -70,6 +80,49 @@ def test_frames_without_a_valid_pixel_are_counted_and_left_out():
 def test_a_set_without_any_valid_pixel_is_an_error_that_names_it():
     with pytest.raises(MdeError, match="given: no frame has a depth up to 10 m"):
         evaluate(ramp_predictor, Given(torch.zeros(1, 24, 32)))
+
+
+def test_two_sets_are_the_same_by_what_is_evaluated_and_by_nothing_else(tmp_path):
+    def content(folder: str, limit: int | None = None, **meta: object) -> str:
+        root = write_frames(tmp_path / folder, frames=3, **meta)
+        return evaluate(ramp_predictor, FolderFrames(root), limit=limit)["content"]
+
+    first = content("first")
+    assert content("second", name="another") == first, "the name plays a part"
+    others = [content("capped", environment="outdoor"), content("unit", depth_unit_m=0.0011), content("fewer", limit=2)]
+    moved = write_frames(tmp_path / "pixel", frames=3)
+    for part, pixel in (("rgb", (0, 0, 1)), ("depth", 5)):
+        with Image.open(moved / part / "001.png") as image:
+            image.putpixel((9, 9), pixel)
+            image.save(moved / part / "001.png")
+        others.append(evaluate(ramp_predictor, FolderFrames(moved))["content"])
+    rendered = [SyntheticFrames(2, (32, 32), world=world) for world in ("rooms", "streets")]
+    others += [evaluate(ramp_predictor, frames)["content"] for frames in rendered]
+    assert len({first, *others}) == 1 + len(others)
+
+
+def test_a_set_beyond_its_cap_is_refused_before_anything_is_computed_with_the_remedy_that_fits(tmp_path):
+    def sets(name: str, **meta: object) -> list[Frames]:
+        frames = FolderFrames(write_frames(tmp_path / name, **meta))
+        return evaluation_sets(Splits(name, frames, frames), [])
+
+    assert len(sets("near")) == 1
+    with pytest.raises(MdeError, match=r'street: .* up to 10 m, the nearest is 20 m; .*"outdoor"'):
+        sets("street", depth_unit_m=0.02)
+    assert len(sets("marked", depth_unit_m=0.02, environment="outdoor")) == 1
+    with pytest.raises(MdeError, match="far: no frame has a depth up to 10 m; is the depth unit right"):
+        sets("far", depth_unit_m=0.1)
+    blind = Given(torch.zeros(1, 24, 32))
+    with pytest.raises(MdeError, match="given: no frame has a depth up to 10 m; is the depth unit right"):
+        check_truth([blind])
+    check_truth([Given(torch.zeros(1, 24, 32), torch.ones(1, 24, 32))])  # one frame is enough
+
+
+def test_another_set_of_the_same_name_is_refused_in_one_line(tmp_path):
+    first, second = (write_frames(tmp_path / place / "room") for place in ("kitchen", "office"))
+    frames = FolderFrames(first)
+    with pytest.raises(MdeError, match=r"another set is called 'room' already; .*\"name\" in its meta\.json"):
+        evaluation_sets(Splits("room", frames, frames), [str(second)])
 
 
 def test_limits_spread_evenly_and_never_repeat():

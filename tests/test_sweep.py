@@ -12,18 +12,24 @@ import optuna
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 import mde.cli
 from mde.cli import _checked, register, run
 from mde.models import build_model, save_model
+from mde.pruning.pruner import DENSE
+from mde.report.merged import caption, read_jobs, table
 from mde.report.record import describe_model, new_record, read_record, write_record
 from mde.runs import claim
+from mde.sweep import chosen
 from mde.sweep.callback import SweepCallback
+from mde.sweep.chosen import evaluate_chosen
 from mde.sweep.jobs import LONGEST_NAME, job_name
 from mde.sweep.latency import measure
 from mde.sweep.search import NAME, study_storage, trials_left
 from tests import tiny_job
-from tests.conftest import TINY, call, train_command
+from tests.conftest import TINY, call, train_command, write_frames
+from tests.test_config import composed
 
 QUIET = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled"]
 
@@ -223,7 +229,9 @@ def test_deployments_do_not_disturb_each_others_measurements(tmp_path):
     assert "error: hydra/launcher: deploy.py measures" in done.stderr
 
 
-def test_a_search_finds_the_pareto_set_past_failures_and_goes_on_where_it_was_killed(sweep, tmp_path):
+def test_a_search_finds_the_pareto_set_past_failures_and_goes_on_where_it_was_killed(sweep, tmp_path, monkeypatch):
+    seen = []  # jobs that were tested
+    monkeypatch.setattr(chosen, "_evaluate", lambda job: seen.append(job.overrides["seed"]))
     space = ["sweep=optuna", "prune=none", "sparsity=null", "seed=choice(3,20,50,101)"]
     sampler = ["hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=0"]
     failures = sweep(*space, *sampler, "sweep.trials=12", f"hydra.sweep.dir={tmp_path}")
@@ -234,6 +242,7 @@ def test_a_search_finds_the_pareto_set_past_failures_and_goes_on_where_it_was_ki
     pareto = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())["solutions"]
     assert {trial["params"]["seed"]: trial["values"] for trial in pareto} == {3: [0.897, 997e6], 20: [0.88, 980e6]}
     assert {row["overrides"]["seed"] for row in summary(tmp_path).values() if row["pareto"]} == {"3", "20"}
+    assert set(seen) == {"3", "20"}, "jobs that were not chosen were tested"
 
     study = optuna.load_study(study_name=NAME, storage=study_storage(str(tmp_path)))
     complete = sum(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)
@@ -247,6 +256,37 @@ def test_a_search_finds_the_pareto_set_past_failures_and_goes_on_where_it_was_ki
     assert [trial.system_attrs["fixed_params"] for trial in waiting] == (
         [{"seed": 101}] if lost_params["seed"] != 101 else [lost_params]
     )
+
+
+def test_what_a_search_chose_is_tested_once_beside_what_it_was_before(monkeypatch, tmp_path):
+    monkeypatch.setenv("MDE_MAX_STEPS", "1")
+    frames = write_frames(tmp_path / "tiny", split={f"{n:03}": "test" if n < 4 else "train" for n in range(10)})
+    options = ["data=folder", f"data.root={frames}", "size=[64,64]", "weights=shipped", "sweep.search=true"]
+    model, row = build_model("midas_small", encoder="lite0"), {"protocol": "inverse_depth", "alignment": "per_frame"}
+    for name, worse in (("a", 0.0), ("b", 0.1)):
+        run_dir = tmp_path / "sweep" / name
+        (run_dir / ".hydra").mkdir(parents=True)
+        (run_dir / ".hydra/overrides.yaml").write_text(f"- prune={name}")
+        OmegaConf.save(composed(*options, script="prune"), run_dir / "config.yaml")
+        for file in ("model.safetensors", DENSE):
+            save_model(model, run_dir / file)
+        record = new_record("complete", model=describe_model(model, (64, 64)), before={"model": {}, "quality": {}})
+        write_record(run_dir, record | {"validation": {"tiny": row | {"delta1": 0.5 - worse}}})
+    assert evaluate_chosen(read_jobs(tmp_path / "sweep")) == []
+    first, second = (read_record(tmp_path / "sweep" / name) for name in "ab")
+    assert second["quality"] == {}, "tested, though it was not chosen"
+    assert first["quality"]["tiny"]["frames"] == 4
+    assert first["before"]["quality"] == first["quality"]  # the same network
+    assert first["baselines"]["vertical_ramp"].keys() == {"tiny"}
+    assert (tmp_path / "sweep/a/pictures/tiny.png").exists()
+    assert "tiny: validation" in (tmp_path / "sweep/a/report.html").read_text()
+    jobs = read_jobs(tmp_path / "sweep")
+    headings, rows = table(jobs)
+    column = headings.index("delta1, test")
+    assert [row[column] for row in rows] == [f"{first['quality']['tiny']['delta1']:.3f}", "-"]
+    assert "validation frames of tiny" in caption(jobs)
+    monkeypatch.setattr(chosen, "_evaluate", lambda job: pytest.fail("tested twice"))
+    assert evaluate_chosen(jobs) == []
 
 
 def test_latency_of_finished_networks_is_measured_beside_their_reference(monkeypatch, tmp_path):

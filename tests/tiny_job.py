@@ -53,7 +53,10 @@ def main(config: DictConfig) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if config.seed == INTERRUPTED:
         raise KeyboardInterrupt
-    (run_dir / "metrics.json").write_text(json.dumps(result(config.seed)))
+    record = result(config.seed)
+    if config.sweep.search:
+        record |= {"validation": record["quality"], "quality": {}}
+    (run_dir / "metrics.json").write_text(json.dumps(record))
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@ max_depth_m                  the sensor's range: deeper values are unknown (+inf
 scenes                       {id: scene}; one scene by default
 split                        {id: "train" | "test"}
 intrinsics                   {"fx", "fy", "cx", "cy"} in pixels of the colour image, or {id: {"fx", ...}}
-Other keys (sensor, licence, source, ...) are for the reader.
+Other keys (sensor, licence, source, ...) are for the reader. What is null counts as not there.
 """
 
-import json
 import math
 import re
 from pathlib import Path
@@ -25,6 +24,10 @@ from mde.data.images import read_pair
 from mde.data.listing import DEPTH_SUFFIXES, IMAGE_SUFFIXES, picture_files
 from mde.data.sample import Sample, Splits, Subset
 from mde.errors import MdeError
+from mde.json_file import Entries, read_json
+
+REMEDY = "correct it, or leave it out"  # of an entry of meta.json
+INDOORS, OUTDOORS = 10.0, 80.0  # metres, up to which depth is evaluated
 
 
 class FolderFrames:
@@ -45,23 +48,21 @@ class FolderFrames:
         self._images = _files(self.root / "rgb", IMAGE_SUFFIXES)
         self._depths = _files(self.root / "depth", DEPTH_SUFFIXES)
         _check_pairs(self.root, set(self._images), set(self._depths))
-        self.name: str = meta.get("name", self.root.resolve().name)
-        self.cap: float = cap or (80.0 if meta.get("environment") == "outdoor" else 10.0)
-        self.depth_unit = float(meta["depth_unit_m"])
-        self.max_depth = float(meta.get("max_depth_m", math.inf))
-        self._intrinsics: dict[str, Any] = meta.get("intrinsics", {})
+        self.name: str = meta.entry("name", str, "") or self.root.resolve().name
+        self.cap: float = cap or (OUTDOORS if meta.entry("environment", str, "") == "outdoor" else INDOORS)
+        self.depth_unit: float = meta.entry("depth_unit_m", float)
+        self.max_depth: float = meta.entry("max_depth_m", float, math.inf)
         self.ids = sorted(self._images, key=_natural)
+        self._intrinsics = _intrinsics(meta, self.ids)
         self.has_split = "split" in meta
         if split is not None:
-            parts = _per_frame(meta, "split", self.ids, self.root)
+            parts = _per_frame(meta, "split", self.ids)
             self.ids = [frame for frame, part in zip(self.ids, parts, strict=True) if part == split]
             if not self.ids:
                 raise MdeError(
                     f"{self.root / 'meta.json'}: no frame has split {split!r}; use another split or a whole set"
                 )
-        self.scenes = (
-            _per_frame(meta, "scenes", self.ids, self.root) if "scenes" in meta else [self.name] * len(self.ids)
-        )
+        self.scenes = _per_frame(meta, "scenes", self.ids) if "scenes" in meta else [self.name] * len(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,7 +72,7 @@ class FolderFrames:
         image, depth = read_pair(self._images[frame], self._depths[frame], self.depth_unit)
         self._check_unit(depth, self._depths[frame])
         depth.masked_fill_((depth > self.max_depth) & (depth < math.inf), 0)
-        known, scene = self._intrinsics_of(frame), self.scenes[index]
+        known, scene = self._intrinsics.get(frame), self.scenes[index]
         return Sample(image, depth, depth > 0, self.name, frame, known, self.depth_unit, scene=scene)
 
     def _check_unit(self, depth: Tensor, path: Path) -> None:
@@ -88,16 +89,6 @@ class FolderFrames:
             f"{path}: median depth {median:.3g} m at depth_unit_m {self.depth_unit:g}; "
             f"correct depth_unit_m in {self.root / 'meta.json'}"
         )
-
-    def _intrinsics_of(self, frame: str) -> Tensor | None:
-        values = self._intrinsics if "fx" in self._intrinsics else self._intrinsics.get(frame)
-        if values is None:
-            return None
-        try:
-            fx, fy, cx, cy = (float(values[key]) for key in ("fx", "fy", "cx", "cy"))
-        except (KeyError, TypeError, ValueError):
-            raise MdeError(f"{self.root / 'meta.json'}: intrinsics need the numbers fx, fy, cx and cy") from None
-        return torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
 def folder_splits(root: str | Path, val_root: str | Path | None = None, cap: float | None = None) -> Splits:
@@ -118,24 +109,39 @@ def folder_splits(root: str | Path, val_root: str | Path | None = None, cap: flo
     return Splits(frames.name, Subset(frames, training), Subset(frames, validation), test, note)
 
 
-def _read_meta(root: Path) -> dict[str, Any]:
+def _read_meta(root: Path) -> Entries:
     path = root / "meta.json"
     if not root.is_dir():
         raise MdeError(f"{root}: no such folder; give one that holds rgb/, depth/ and meta.json")
     if not path.is_file():
         raise MdeError(f'{root}: no meta.json; write one, at least {{"depth_unit_m": 0.001}} for depth in millimetres')
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MdeError(f"{path}: not JSON ({error}); correct it") from None
-    unit = meta.get("depth_unit_m") if isinstance(meta, dict) else None
-    if not isinstance(unit, int | float) or not 0 < unit < math.inf:
+    meta = read_json(path, REMEDY)
+    unit: Any = meta.get("depth_unit_m")
+    if type(unit) not in (int, float) or not 0 < unit < math.inf:
         raise MdeError(
             f"{path}: depth_unit_m is missing or not a positive number; give the metres in one count of depth"
         )
     if meta.get("invalid", 0) != 0:
         raise MdeError(f"{path}: invalid must be 0; write 0 where depth is unknown")
     return meta
+
+
+def _intrinsics(meta: Entries, ids: list[str]) -> dict[str, Tensor]:
+    """Those of each frame that has some, float32 (3, 3)."""
+    if "intrinsics" not in meta:
+        return {}
+    try:
+        given = meta.entry("intrinsics", dict)
+        if "fx" in given:
+            return dict.fromkeys(ids, _camera(given))
+        return {frame: _camera(given.entry(frame, dict)) for frame in ids if frame in given}
+    except MdeError:
+        raise meta.error("intrinsics", "need the numbers fx, fy, cx and cy, for all frames or by frame") from None
+
+
+def _camera(given: Entries) -> Tensor:
+    fx, fy, cx, cy = (given.entry(key, float) for key in ("fx", "fy", "cx", "cy"))
+    return torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
@@ -159,12 +165,15 @@ def _check_pairs(root: Path, images: set[str], depths: set[str]) -> None:
             raise MdeError(f"{root / missing}: nothing for {len(lonely)} frame(s): {listed}; add or remove them")
 
 
-def _per_frame(meta: dict[str, Any], key: str, ids: list[str], root: Path) -> list[str]:
-    values = meta.get(key, {})
+def _per_frame(meta: Entries, key: str, ids: list[str]) -> list[str]:
+    values = meta.entry(key, dict)
     lacking = [frame for frame in ids if frame not in values]
     if lacking:
         listed = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
-        raise MdeError(f"{root / 'meta.json'}: {key} lacks {len(lacking)} frame(s): {listed}; add them")
+        raise MdeError(f"{meta.file}: {key} lacks {len(lacking)} frame(s): {listed}; add them")
+    for frame in ids:
+        if not isinstance(values[frame], str | int | float):
+            raise values.error(frame, "must be text or a number")
     return [str(values[frame]) for frame in ids]
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 from mde.errors import MdeError
+from mde.names import utf8
 
 
 def hold_out(scenes: Sequence[str], name: str) -> tuple[list[int], list[int], str]:
@@ -18,7 +19,7 @@ def hold_out(scenes: Sequence[str], name: str) -> tuple[list[int], list[int], st
     """
     if len(scenes) < 2:
         raise MdeError(f"{name}: {len(scenes)} frame(s) for training cannot give training and validation; add frames")
-    distinct = sorted(set(scenes), key=lambda scene: hashlib.sha256(scene.encode()).digest())
+    distinct = sorted(set(scenes), key=lambda scene: hashlib.sha256(utf8(scene).encode()).digest())
     if len(distinct) > 1:
         held_out = set(distinct[: max(1, round(len(distinct) / 10))])
         training = [i for i, scene in enumerate(scenes) if scene not in held_out]

@@ -1,12 +1,12 @@
 """The latency of a network on the board that it is for: measured there, or else estimated."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from mde.errors import MdeError
+from mde.json_file import Entries, read_json
 from mde.roofline import Roofline, estimate
 
 
@@ -27,27 +27,29 @@ def measured(device: Any, precision: str, graph_sha256: str) -> dict[str, Any]:
         raise MdeError(
             f"device.profile={device.profile}: of another network or size; run this one's bundle on the board"
         )
-    about = {key: profile[key] for key in ("board", "engine", "engine_version", "dla", "precision")}
+    about = {key: profile.get(key) for key in ("board", "engine", "engine_version", "dla", "precision")}
     return profile["latency"] | about | {"profile": device.profile}
 
 
-def read_profile(device: Any, precision: str) -> dict[str, Any]:
+def read_profile(device: Any, precision: str) -> Entries:
     """The profile.json at device.profile, which the bundle's runner wrote on the board.
 
     MdeError when it cannot be read, or is of another board or precision: FP16 and FP32 engines come from one graph.
     """
-    try:
-        profile = dict(json.loads(Path(device.profile).read_text()))
-        board, found = str(profile["board"]), profile["precision"]
-        complete = {"graph_sha256", "engine", "engine_version", "dla"} <= set(profile)
-        if not complete or profile["latency"]["status"] != "measured":
-            raise ValueError("of an older bundle")
-        float(profile["latency"]["p50_ms"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MdeError(
-            f"device.profile={device.profile}: no readable profile ({error}); take the one that `runner.py benchmark` "
-            "of this network's bundle writes on the board"
-        ) from error
+    profile = read_json(
+        Path(device.profile),
+        "take the one that `runner.py benchmark` of this network's bundle writes on the board",
+        file=f"device.profile={device.profile}",
+    )
+    for key in ("graph_sha256", "engine", "engine_version", "precision"):
+        profile.entry(key, str)
+    times = profile.entry("latency", dict)
+    times.choice("status", ("measured",))
+    for key in ("p50_ms", "runs"):
+        times.entry(key, float)
+    for key in ("p95_ms", "p99_ms", "fps", "speedup_vs_reference"):
+        times.entry(key, float, None)
+    board, found = str(profile.get("board")), profile["precision"]
     if (device.board or "") not in board:
         raise MdeError(f"device.profile={device.profile}: made on {board}, which is no {device.board}; correct device=")
     if found != precision:

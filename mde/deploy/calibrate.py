@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from rich.progress import track
 
 from mde.atomic_file import atomic_file
 from mde.calibration import check_calibration, fit_calibration
@@ -19,6 +18,7 @@ from mde.deploy.runtime import load_runtime
 from mde.errors import MdeError
 from mde.evaluation import frame_limit
 from mde.metrics import truth_mask
+from mde.progress import track
 from mde.report.terminal import say
 from mde.sensors.ahead import Ahead
 from mde.sensors.frame import SensorFrame

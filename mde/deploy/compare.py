@@ -33,7 +33,7 @@ from mde.models import read_metadata
 from mde.models.registry import PUBLISHED, as_published
 from mde.report.comparison import IN_DEPTH, PerFrame, show_comparison, write_comparison, write_frames
 from mde.report.dispensable import dispensable
-from mde.report.pictures import comparison_sheet, save_picture
+from mde.report.pictures import comparison_sheet, save_picture, sheet_path
 from mde.report.record import new_record
 from mde.report.terminal import say
 from mde.runs import save_options
@@ -271,6 +271,6 @@ def draw(candidates: Sequence[Candidate], frames: Frames, run_dir: Path) -> str:
     """Draws a few frames with everybody's predictions; returns the picture's place in the run directory."""
     predict = {f"{c.number}  {c.name}": runtime_predictor(c.runtime) for c in candidates}
     samples = [frames[index] for index in spread(len(frames), SHOWN)]
-    sheet = Path("pictures") / f"{frames.name}.png"
-    save_picture(comparison_sheet(samples, predict, frames.cap), run_dir / sheet)
-    return str(sheet)
+    sheet = sheet_path(run_dir, frames.name)
+    save_picture(comparison_sheet(samples, predict, frames.cap), sheet)
+    return str(sheet.relative_to(run_dir))

@@ -3,15 +3,15 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from mde.atomic_file import atomic_file
 from mde.engines import ENGINES
 from mde.errors import MdeError
+from mde.json_file import REQUIRED, read_json
 
 # Of a description's entries, all that they may be.
 CHOICES = {
@@ -21,6 +21,7 @@ CHOICES = {
     "dtype": ("uint8", "float32"),
     "output": ("inverse_depth", "depth"),
 }
+LARGEST = 65536  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -102,42 +103,34 @@ def read_description(path: Path) -> Description:
     """
     if not description_file(path).exists() and (about := KNOWN.get(graph_hash(path))):
         return about
-    try:
-        content = json.loads(description_file(path).read_text())
-        content = {"output": "inverse_depth", "licence": None} | content  # which older ones do not mention
-        description = _checked({field.name: content[field.name] for field in fields(Description)})
-        expected = content["graph_sha256"]
-    except FileNotFoundError as error:
+    if not description_file(path).exists():
         raise MdeError(
             f"{path}: no {description_file(path).name} beside it says what it takes; deploy it again, "
             "or describe it by mde.deploy.description.write_description when it is not ours"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise MdeError(
-            f"{description_file(path)}: not a description of a network ({error}); deploy it again"
-        ) from error
-    if graph_hash(path) != expected:
+        )
+    content = read_json(description_file(path), "deploy it again")
+    height, width = content.numbers("input", 2)
+    if not {height, width} <= set(range(1, LARGEST + 1)):
+        raise content.error("input", f"must be height and width, whole numbers of pixels up to {LARGEST}")
+    calibration = content.entry("calibration", dict, None)
+    if calibration is not None:
+        scale, shift, cap = (calibration.entry(key, float) for key in ("scale", "shift", "cap"))
+        if not all(map(math.isfinite, (scale, shift, cap))) or cap <= 0:
+            raise content.error("calibration", "must be finite, its cap positive")
+        calibration = Calibration(scale, shift, cap)
+    older = {"output": "inverse_depth"}  # which older ones do not mention
+    described = Description(
+        network=content.entry("network", str),
+        input=(int(height), int(width)),
+        calibration=calibration,
+        licence=content.entry("licence", str, None),
+        **{key: content.choice(key, choices, older.get(key, REQUIRED)) for key, choices in CHOICES.items()},
+    )
+    if graph_hash(path) != content.entry("graph_sha256", str):
         raise MdeError(
             f"{path}: not the file that {description_file(path).name} describes, or damaged; deploy it again"
         )
-    return description
-
-
-def _checked(entries: dict[str, Any]) -> Description:
-    """ValueError or TypeError for an entry that is none."""
-    for name, choices in CHOICES.items():
-        if entries[name] not in choices:
-            raise ValueError(f"{name} {entries[name]!r}, not one of {', '.join(choices)}")
-    if not isinstance(entries["network"], str) or not isinstance(entries["licence"], str | None):
-        raise ValueError("network and licence are names")
-    sides, calibration = entries["input"], entries["calibration"]
-    if not isinstance(sides, list) or [type(side) for side in sides] != [int, int] or min(sides) < 1:
-        raise ValueError(f"input {sides!r}, not height and width")
-    if calibration is not None:
-        calibration = Calibration(**{name: float(value) for name, value in calibration.items()})
-        if not all(map(math.isfinite, asdict(calibration).values())) or calibration.cap <= 0:
-            raise ValueError(f"calibration {entries['calibration']!r}")
-    return Description(**entries | {"input": tuple(sides), "calibration": calibration})
+    return described
 
 
 def graph_hash(path: Path) -> str:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
 from mde.data.sample import Frames, Sample
 from mde.deploy.runtime import Runtime, runtime_predictor
 from mde.errors import MdeError
 from mde.evaluation import frame_limit, spread
 from mde.jetson.depth import PARITY, differences
+from mde.progress import track
 from mde.report.pictures import picture_sheet, save_picture
 
 ROUNDED = 0.9  # of the float network's distance, see check_rounding

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.progress import track
 
 from mde.deploy.description import files_of
 from mde.deploy.job import build, check_job, described, prepare, recorded
@@ -26,6 +25,7 @@ from mde.deploy.targets import TARGETS
 from mde.errors import MdeError
 from mde.evaluation import frame_limit
 from mde.jetson.depth import PARITY, differences
+from mde.progress import track
 from mde.report.record import new_record
 from mde.report.terminal import say
 from mde.runs import save_options

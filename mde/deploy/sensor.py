@@ -1,5 +1,6 @@
 """`deploy.py data=l515`: networks against a depth sensor, live or recorded; recording; calibration in metres."""
 
+import random
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.progress import track
 from torch import Tensor
 
 from mde.data.sample import Sample
@@ -28,6 +28,7 @@ from mde.deploy.runtime import Runtime
 from mde.deploy.view import new_view
 from mde.errors import MdeError
 from mde.evaluation import frame_limit
+from mde.progress import track
 from mde.report.dispensable import dispensable
 from mde.report.pictures import comparison_sheet, picture_sheet, save_picture
 from mde.report.record import new_record
@@ -198,7 +199,7 @@ class Seen:
         self.coverage: list[float] = []
         self.times: dict[str, list[float]] = {"capture": [], "align": []}
         self.shown: list[tuple[Sample, dict[str, Tensor]]] = []
-        self._step = 1
+        self._step, self._draw = 1, random.Random(0)
 
     def add(self, frame: SensorFrame) -> tuple[list[dict[str, Any]], np.ndarray | None]:
         """Rows of frames.csv, one for each network that is still in, and what the first of them sees: metres (h, w),
@@ -210,22 +211,21 @@ class Seen:
         self.times["align"].append(frame.align_ms)
         self.coverage.append(float((frame.depth > 0).mean()))
         self.skipped += not self.coverage[-1]
-        rows: list[dict[str, Any]] = []
-        answers, shown = {}, None
-        for candidate in left(self.candidates):
+        rows: dict[int, dict[str, Any]] = {}
+        answers, predicted = {}, {}
+        candidates = left(self.candidates)
+        for candidate in self._draw.sample(candidates, len(candidates)):  # none always follows the same one
             with out_on_error(candidate.record):
-                observed = self.observed[candidate.number]
+                number, observed = candidate.number, self.observed[candidate.number]
                 answer = observed.predict(frame)
-                row, predicted = observed.compare(frame, answer)
-                shown = predicted if not rows else shown
-                rows.append(row)
+                rows[number], predicted[number] = observed.compare(frame, answer)
                 answers[candidate.name] = torch.from_numpy(answer)[None, None]
         if self.frames % self._step == 0 and self.coverage[-1]:
             self.shown.append((frame.sample(self.stream.name), answers))
             if len(self.shown) > SHOWN:
                 self.shown, self._step = self.shown[::2], self._step * 2
         self.frames += 1
-        return rows, shown
+        return [rows[number] for number in sorted(rows)], predicted[min(rows)] if rows else None
 
     def fill(self, record: dict[str, Any]) -> None:
         """The record's `sensor`, and what it says of each network."""

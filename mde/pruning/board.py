@@ -6,49 +6,51 @@ from dataclasses import replace
 from typing import Any
 
 from mde.export.layer_names import onnx_layer
+from mde.json_file import Entries
 from mde.models.network import DepthNetwork
 from mde.pruning.cost import Layer
 from mde.pruning.latency import grid
 from mde.pruning.structure import ChannelGroup
-from mde.roofline import Roofline
+from mde.roofline import BYTES, Roofline
 
 # A convolution's node in the name of one of TensorRT's kernels, "/network/encoder/conv_stem/Conv + PWN(...)".
 NODE = re.compile(r"/[^\s,+()\[\]{}|]+/Conv(?:_output)?(?:_\d+)?(?!\w)")
 
 
-def is_board_profile(profile: Any) -> bool:
+def is_board_profile(profile: Mapping[str, Any]) -> bool:
     """Whether a bundle's runner wrote it, not `measure_profile`."""
-    return isinstance(profile, dict) and "graph_sha256" in profile
+    return "graph_sha256" in profile
 
 
-def planned(
-    profile: Mapping[str, Any], model: DepthNetwork, groups: list[ChannelGroup], layers: list[Layer]
-) -> dict[str, Any]:
-    """A board's `profile` in the form of `measure_profile`. ValueError, KeyError or TypeError: it is not of `model`.
+def planned(profile: Entries, model: DepthNetwork, groups: list[ChannelGroup], layers: list[Layer]) -> dict[str, Any]:
+    """A board's `profile` in the form of `measure_profile`. ValueError: it is not of `model`; MdeError for an entry
+    that is missing or of another type.
 
     A board measures a network at its own widths. What a layer takes at others is a model: its measured time, scaled by
     the ratio of the roofline there to the roofline at its own widths, both by the board's data sheet.
     """
-    limits, about = profile["limits"], profile["model"]
+    limits, about, kernels = (profile.entry(key, dict) for key in ("limits", "model", "layers"))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    if profile["dla"] is not None:
+    if "dla" in profile:
         raise ValueError("of the accelerator (DLA), whose rates are not the GPU's")
-    if about["parameters"] != parameters:
+    if about.entry("parameters", int) != parameters:
         raise ValueError(f"of one with {about['parameters']} parameters, it has {parameters}")
-    roofline = Roofline.of(limits["peak"], limits["bandwidth"], profile["precision"])
+    peak, precision = limits.entry("peak", dict), profile.choice("precision", tuple(BYTES))
+    rates = {name: peak.entry(name, float) for name in peak}
+    roofline = Roofline.of(rates, limits.entry("bandwidth", float, None), precision)
     widths = {group.name: group.width for group in groups}
     convolutions = {layer.name: layer for layer in layers if layer.area}
     alone = {name: roofline_ms(roofline, layer, widths) for name, layer in convolutions.items()}
-    measured = layer_times(profile["layers"], alone)
+    measured = layer_times({name: kernels.entry(name, float) for name in kernels}, alone)
     return {
-        "schema": profile["schema"],
-        "network": about["name"],
-        "options": {key: about[key] for key in model.options},
-        "input": profile["input"],
-        "engine": profile["engine"],
-        "device": profile["board"],
+        "schema": profile.get("schema"),
+        "network": about.get("name"),
+        "options": {key: about.get(key) for key in model.options},
+        "input": profile.get("input"),
+        "engine": profile.get("engine"),
+        "device": profile.get("board"),
         "widths": widths,
-        "total_ms": profile["latency"]["p50_ms"],
+        "total_ms": profile.entry("latency", dict).entry("p50_ms", float),
         "layers": {
             name: table(roofline, convolutions[name], widths, ms / alone[name]) for name, ms in measured.items()
         },

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from rich.progress import track
 from torch import nn
 
 from mde.benchmark import interleave, measure_latency
 from mde.engines import open_engine
 from mde.export import deployable
 from mde.models.network import DepthNetwork
+from mde.progress import track
 from mde.pruning.channels import Aim
 from mde.pruning.cost import Layer
 from mde.pruning.structure import ChannelGroup

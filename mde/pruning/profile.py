@@ -6,6 +6,7 @@ from typing import Any
 
 from mde.atomic_file import atomic_file
 from mde.errors import MdeError
+from mde.json_file import Entries, read_json
 from mde.models.network import DepthNetwork
 from mde.pruning.board import is_board_profile, planned
 from mde.pruning.cost import Layer
@@ -18,18 +19,14 @@ def read_profile(
     """A profile made elsewhere, by `measure_profile` or by a bundle on a Jetson. Raises MdeError unless it is of this
     network and input size.
     """
+    read = read_json(path, "measure it anew on the device", file=f"prune.profile={path}")
     try:
-        profile = json.loads(path.read_text())
-        if is_board_profile(profile):
-            profile = planned(profile, model, groups, layers)
-        told = {key: profile[key] for key in ("network", "options", "input")}
-        names = set(profile["layers"])
-        float(profile["total_ms"])
-        profile["widths"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MdeError(
-            f"prune.profile={path}: no profile of this network ({error}); measure it anew on the device"
-        ) from error
+        profile = planned(read, model, groups, layers) if is_board_profile(read) else dict(read)
+    except ValueError as error:
+        raise MdeError(f"{read.file}: no profile of this network ({error}); {read.remedy}") from error
+    check_tables(Entries(profile, read.file, read.remedy))
+    told = {key: profile.get(key) for key in ("network", "options", "input")}
+    names = set(profile["layers"])
     own: dict[str, Any] = {"network": model.name, "options": model.options, "input": list(size)}
     for key, value in own.items():
         if told[key] != value:
@@ -39,6 +36,23 @@ def read_profile(
     if surplus := names - {layer.name for layer in layers}:
         raise MdeError(f"prune.profile={path}: of layer {min(surplus)}, which is no more; measure one of this network")
     return profile
+
+
+def check_tables(profile: Entries) -> None:
+    """MdeError where what pruning plans by is missing or of another type."""
+    profile.entry("total_ms", float)
+    widths = profile.entry("widths", dict)
+    for name in widths:
+        widths.entry(name, int)
+    layers = profile.entry("layers", dict)
+    for name in layers:
+        table = layers.entry(name, dict)
+        shape = len(table.numbers("reads")), len(table.numbers("writes"))
+        rows = table.entry("ms", list)
+        if not all(shape) or len(rows) != shape[0]:
+            raise table.error("ms", f"must have a row for each of {shape[0]} reads")
+        for row in rows:
+            Entries({"ms": row}, table.file, table.remedy, table.place).numbers("ms", shape[1])
 
 
 def write_profile(path: Path, profile: dict[str, Any]) -> None:

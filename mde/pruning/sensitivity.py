@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.progress import track
 from torch import Tensor
 
 from mde.atomic_file import atomic_file
 from mde.data.sample import Frames
 from mde.evaluation import evaluate, network_predictor
 from mde.models.network import DepthNetwork
+from mde.progress import track
 from mde.pruning.cost import Layer, cost
 from mde.pruning.recovery import corrected_statistics
 from mde.pruning.structure import ChannelGroup, keep_channels

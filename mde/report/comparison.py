@@ -8,10 +8,11 @@ from urllib.parse import quote
 
 from mde.atomic_file import atomic_file
 from mde.report import html
-from mde.report.merged import pareto_front, print_table
+from mde.report.merged import pareto_front
 from mde.report.merged_page import csv_text, draw_front
 from mde.report.page import status
 from mde.report.plots import blank, png
+from mde.report.terminal import print_table
 
 # (set, frame, scene) -> delta1 by candidate, and by the baseline that knows nothing.
 PerFrame = dict[tuple[str, str, str], dict[str, float]]

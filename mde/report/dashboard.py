@@ -11,6 +11,7 @@ import wandb
 
 from mde.benchmark import ENGINES
 from mde.errors import MdeError
+from mde.names import file_name
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
@@ -28,7 +29,7 @@ def build(target: str, datasets: list[str]) -> Workspace:
         from mde.report.workspace import workspace
     except ModuleNotFoundError as error:
         raise MdeError(f"dashboard: package {error.name} is missing; pip install -e '.[dashboard]'") from error
-    return workspace(entity, project, datasets, list(ENGINES))
+    return workspace(entity, project, list(map(file_name, datasets)), list(ENGINES))
 
 
 def specification(view: Workspace) -> str:

@@ -5,6 +5,8 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+from mde.names import utf8
+
 STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#1c1c1e}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #ddd}
@@ -33,7 +35,7 @@ def document(title: str, body: str, style: str = "") -> str:
 
 def text(value: Any) -> str:
     """`value` as it reads, whatever characters are in it; a file's name may hold bytes that are none."""
-    return html.escape(str(value).encode(errors="replace").decode())
+    return html.escape(utf8(value))
 
 
 def notes(lines: Sequence[str]) -> str:

@@ -5,14 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from mde.errors import MdeError
 from mde.report.cost import milliseconds
 from mde.report.record import read_record, without_estimates
+from mde.report.terminal import print_table, say
 
 OWN = "own"
 OVERRIDES = ".hydra/overrides.yaml"  # in a job's directory, written by Hydra before the job begins
@@ -37,6 +34,11 @@ class Job:
     @property
     def complete(self) -> bool:
         return self.record.get("status") == "complete"
+
+    @property
+    def judged(self) -> dict[str, dict[str, Any]]:
+        """The quality entries by which jobs are told apart: in a search those of validation frames."""
+        return self.record.get("validation") or self.record.get("quality", {})
 
     @property
     def problem(self) -> str:
@@ -88,9 +90,28 @@ def varying(jobs: list[Job]) -> list[str]:
     return [key for key in keys if len({job.overrides.get(key) for job in jobs}) > 1]
 
 
-def dataset_of(jobs: list[Job]) -> str | None:
-    """The set whose figures stand in the table: the first that the first complete job evaluated."""
-    return next((name for job in jobs if job.complete for name in job.record["quality"]), None)
+def dataset_of(jobs: list[Job]) -> str:
+    """The set whose figures stand in the table: the first that the first complete job evaluated; "" without one."""
+    return next((name for job in jobs if job.complete for name in job.judged), "")
+
+
+def searched(jobs: list[Job]) -> bool:
+    """Whether the jobs are those of a search, of which only the chosen ones are tested."""
+    return any("validation" in job.record for job in jobs)
+
+
+def tested(job: Job) -> float | None:
+    """delta1 of the first set that a job of a search was tested on; None where it was not chosen."""
+    return next((entry["delta1"] for entry in job.record["quality"].values()), None)
+
+
+def on_other_frames(jobs: list[Job]) -> list[int]:
+    """The numbers of the complete jobs that evaluated other frames than the first, under the same name."""
+    dataset = dataset_of(jobs)
+    numbered = ((number, job) for number, job in enumerate(jobs, start=1) if job.complete and dataset in job.judged)
+    content = {number: job.judged[dataset].get("content") for number, job in numbered}
+    first = next(iter(content.values()), None)
+    return [number for number, found in content.items() if found != first]
 
 
 def cost_of(jobs: list[Job]) -> Cost:
@@ -140,7 +161,7 @@ def trade(jobs: list[Job]) -> list[tuple[float, float] | None]:
     dataset, cost = dataset_of(jobs), cost_of(jobs)
     points: list[tuple[float, float] | None] = []
     for job in jobs:
-        x, y = cost.of(job), job.record.get("quality", {}).get(dataset, {}).get("delta1")
+        x, y = cost.of(job), job.judged.get(dataset, {}).get("delta1")
         points.append(None if x is None or y is None or not job.complete else (x, y))
     return points
 
@@ -149,6 +170,7 @@ def table(jobs: list[Job]) -> tuple[list[str], list[list[str]]]:
     """Headings, and a row of texts for each complete job in the order of `jobs`; * marks the Pareto front."""
     options, dataset, engines = varying(jobs), dataset_of(jobs), [] if deployed(jobs) else engines_of(jobs)
     headings = ["#", *options, "sparsity, reached", "params, M", "MACs, G", "file, MB", "delta1", "RMSE", "AbsRel"]
+    headings += ["delta1, test"] if searched(jobs) else []
     for engine in engines:
         headings += [f"{engine}, ms", "speed-up"]
     if deployed(jobs):
@@ -159,12 +181,13 @@ def table(jobs: list[Job]) -> tuple[list[str], list[list[str]]]:
     for number, (job, on_front) in enumerate(zip(jobs, pareto_front(trade(jobs)), strict=True), start=1):
         if not job.complete:
             continue
-        model, quality = job.record["model"], job.record["quality"].get(dataset, {})
+        model, quality = job.record["model"], job.judged.get(dataset, {})
         row = [str(number), *(job.overrides.get(key, "-") for key in options)]
         row += [f"{model['sparsity']:.1%}", f"{model['nonzero_parameters'] / 1e6:.2f}", f"{model['macs'] / 1e9:.3f}"]
         row += [
             f"{model['file_bytes'] / 1e6:.1f}",
             *(digits(quality.get(key)) for key in ("delta1", "rmse", "abs_rel")),
+            *([digits(tested(job))] if searched(jobs) else []),
         ]
         for engine in engines:
             entry = job.record["latency"].get(engine, {})
@@ -192,30 +215,23 @@ def show_merged(jobs: list[Job], notes: list[str]) -> None:
     headings, rows = table(jobs)
     if rows:
         print_table(headings, rows, caption(jobs))
-    console = Console()
     options = varying(jobs)
     for line in [*notes, *(f"failed: {job.label(options)}: {job.problem}" for job in jobs if not job.complete)]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def print_table(headings: list[str], rows: list[list[str]], title: str) -> None:
-    """In the terminal, with a line of the heading after each comma."""
-    shown = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
-    for heading in headings:
-        shown.add_column(heading.replace(", ", "\n"), justify="right", no_wrap=True)
-    for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    console = Console()
-    # A log file counts as 80 columns, in which nothing could be read: rather let a narrow terminal wrap.
-    console.width = max(console.width, console.measure(shown, options=console.options.update(max_width=1000)).maximum)
-    console.print(shown)
+        say(line)
 
 
 def caption(jobs: list[Job]) -> str:
-    return (
-        f"Accuracy on {dataset_of(jobs)}. * marks the Pareto front: no other job has both a higher delta1 and a lower "
+    frames = f"the validation frames of {dataset_of(jobs)}" if searched(jobs) else dataset_of(jobs)
+    line = (
+        f"Accuracy on {frames}. * marks the Pareto front: no other job has both a higher delta1 and a lower "
         f"{cost_of(jobs).label}."
     )
+    if searched(jobs):
+        line += " Only its jobs were tested, on frames that chose nothing."
+    if others := on_other_frames(jobs):
+        numbers = ", ".join(map(str, others))
+        line += f" Not all on the same frames: # {numbers} had others of that name, whose figures do not compare."
+    return line
 
 
 def digits(value: float | None, places: int = 3) -> str:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from mde.atomic_file import atomic_file
+from mde.names import utf8
 from mde.report import html
 from mde.report.merged import Job, caption, cost_of, dataset_of, pareto_front, table, trade, varying
 from mde.report.plots import blank, png
@@ -40,7 +41,7 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     writer = csv.DictWriter(lines, list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
     writer.writerows(rows)
-    return lines.getvalue()
+    return utf8(lines.getvalue())
 
 
 def plot(jobs: list[Job]) -> bytes:
@@ -105,6 +106,8 @@ def _summary(jobs: list[Job]) -> list[dict[str, Any]]:
             model = job.record["model"]
             counted = ("sparsity", "parameters", "nonzero_parameters", "macs", "file_bytes")
             row |= {f"model/{key}": model[key] for key in counted}
+            for dataset, entry in job.record.get("validation", {}).items():
+                row |= {f"validation/{dataset}/{key}": entry.get(key) for key in ("delta1", "rmse", "mae", "abs_rel")}
             for dataset, entry in job.record["quality"].items():
                 row |= {f"{dataset}/{key}": entry.get(key) for key in ("delta1", "rmse", "mae", "abs_rel")}
             for engine, entry in job.record["latency"].items():

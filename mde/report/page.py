@@ -54,9 +54,9 @@ def write_report(run_dir: Path) -> Path:
 
 def quality_table(record: dict[str, Any]) -> str:
     """Datasets as rows, each followed by its baselines in grey; empty where nothing was evaluated."""
-    rows = []
+    rows = [_row(f"{name}: validation", entry, "") for name, entry in record.get("validation", {}).items()]
     for dataset, entry in record["quality"].items():
-        rows.append(_row(f"{dataset}", entry, ""))
+        rows.append(_row(dataset, entry, ""))
         if "before" in record:
             rows.append(_row(f"{dataset}: before", record["before"]["quality"][dataset], ""))
         for name, baselines in record.get("baselines", {}).items():
@@ -65,7 +65,8 @@ def quality_table(record: dict[str, Any]) -> str:
     if not rows:
         return ""
     head = "".join(f"<th>{heading}</th>" for heading in QUALITY.values())
-    protocols = sorted({f"{entry['protocol']}, alignment {entry['alignment']}" for entry in record["quality"].values()})
+    entries = [*record.get("validation", {}).values(), *record["quality"].values()]
+    protocols = sorted({f"{entry['protocol']}, alignment {entry['alignment']}" for entry in entries})
     unit = "counts of the depth image" if "raw" in protocols[0] else "metres"
     note = f"Protocol: {'; '.join(protocols)}. RMSE and MAE in {unit}, means over frames."
     notes = html.notes([note, *record.get("notes", [])])

@@ -18,10 +18,12 @@ from mde.atomic_file import atomic_file
 from mde.data.sample import Frames, Sample
 from mde.evaluation import spread
 from mde.metrics import depth_metrics, predict_depth, resize_prediction, truth_mask
-from mde.report.plots import blank
+from mde.names import file_name
+from mde.report.plots import blank, drawable
 
 INVERSE_DEPTH = "inferno"  # bright is near
 ERROR = "magma"
+LETTERS = 40  # of a frame's name above it: the last ones, which tell frames apart
 LONGEST = 1280  # pixels of a side, in pictures for looking at
 
 
@@ -69,11 +71,16 @@ def comparison_sheet(
     return _drawn(figure)
 
 
+def sheet_path(run_dir: Path, name: str) -> Path:
+    """Where the sheet of the set called `name` is, whatever the name."""
+    return run_dir / "pictures" / f"{file_name(name)}.png"
+
+
 def save_sheets(sets: Sequence[Frames], predict: Callable[[Sample], Tensor], run_dir: Path) -> None:
     """pictures/<set>.png, a sheet of each set, and predictions/, a few frames of the first by themselves."""
     for frames in sets:
         sheet = picture_sheet([frames[index] for index in spread(len(frames), 6)], predict, frames.cap)
-        save_picture(sheet, run_dir / "pictures" / f"{frames.name}.png")
+        save_picture(sheet, sheet_path(run_dir, frames.name))
     first = sets[0]
     save_predictions([first[index] for index in spread(len(first), 3)], predict, first.cap, run_dir / "predictions")
 
@@ -151,7 +158,8 @@ class _Frame:
         self._inverse = (1 / depth.clamp(min=1e-6)).where(self._known, torch.nan)
         known = self._inverse[self._known]
         self._range = (known.quantile(0.02).item(), known.quantile(0.98).item()) if len(known) else (0.0, 1.0)
-        self.title = f"{sample.dataset} {sample.frame}"
+        title = f"{sample.dataset} {sample.frame}"
+        self.title = title if len(title) <= LETTERS else f"\u2026{title[1 - LETTERS :]}"
         self.image = sample.image.permute(1, 2, 0).numpy()
         self.truth = colour(self._inverse[0, 0].numpy(), *self._range)
 
@@ -173,6 +181,6 @@ def _show(axis: Axes, picture: np.ndarray, title: str) -> None:
 
 
 def _drawn(figure: Figure) -> Image.Image:
-    canvas = FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(drawable(figure))
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

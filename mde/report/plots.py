@@ -4,9 +4,20 @@ import io
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from mde.names import plain
 
 # Titles and labels hold people's names, in which two dollars begin and end no formula.
 matplotlib.rcParams["text.parse_math"] = False
+
+
+def drawable(figure: Figure) -> Figure:
+    """The finished figure, its texts without what no font has: matplotlib refuses the bytes of a name that are none."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text("\n".join(map(plain, text.get_text().split("\n"))))
+    return figure
 
 
 def blank(width: float, height: float) -> Figure:
@@ -16,6 +27,7 @@ def blank(width: float, height: float) -> Figure:
 
 def png(figure: Figure) -> bytes:
     """The figure as a file."""
+    drawable(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

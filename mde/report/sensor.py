@@ -6,10 +6,11 @@ from typing import Any
 from mde.atomic_file import atomic_file
 from mde.report import html
 from mde.report.comparison import NARROW, background, failures
-from mde.report.merged import digits, print_table
+from mde.report.merged import digits
 from mde.report.merged_page import csv_text
 from mde.report.page import status
 from mde.report.sensor_plots import breakdown_plot, frames_plot, read_frames
+from mde.report.terminal import print_table
 
 STAGES = {"preprocess": "pre", "infer": "infer", "postprocess": "post"}  # of a network, and their headings
 CAMERA = ("capture", "align")

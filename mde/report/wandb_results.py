@@ -7,6 +7,8 @@ from typing import Any
 import wandb
 from lightning.pytorch.loggers import Logger
 
+from mde.names import file_name, plain
+from mde.report.pictures import sheet_path
 from mde.report.record import without_estimates
 from mde.report.wandb_run import WandbRun
 
@@ -15,13 +17,14 @@ SPARSITY = "model/sparsity"  # the axis on which dashboards set runs beside one 
 TABLE = "results"
 
 
-def log_results(loggers: Sequence[Logger], record: dict[str, Any], kind: str, pictures: Path, step: int) -> None:
+def log_results(loggers: Sequence[Logger], record: dict[str, Any], kind: str, run_dir: Path, step: int) -> None:
     """Logs the record of a finished run to those of its loggers that are W&B's; rank 0 only.
 
     kind      of pruning
-    pictures  folder with a sheet <dataset>.png for every evaluated set
+    run_dir   where the sheet of every evaluated set is
 
-    Keys: model/<key>, latency/<engine>/<key>, test/<dataset>/<metric>, test/<dataset>/pictures, and the table.
+    Keys: model/<key>, latency/<engine>/<key>, test/<dataset>/<metric>, test/<dataset>/pictures, and the table. A name
+    of a set stands in them as in the sheets' names: W&B makes files of keys.
     """
     for logger in loggers:
         if isinstance(logger, WandbRun):
@@ -29,9 +32,9 @@ def log_results(loggers: Sequence[Logger], record: dict[str, Any], kind: str, pi
                 run = logger.experiment
                 _define_axes(run)
                 # W&B keeps the pictures of a table outside the run's files, so that each is logged by itself as well.
-                sheets = {f"test/{name}/pictures": _sheet(pictures, name) for name in record["quality"]}
+                sheets = {f"test/{file_name(name)}/pictures": _sheet(run_dir, name) for name in record["quality"]}
                 sheets = {name: sheet for name, sheet in sheets.items() if sheet is not None}
-                table = {TABLE: results_table(record, kind, pictures)}
+                table = {TABLE: results_table(record, kind, run_dir)}
                 run.log(_figures(record) | sheets | table | {"trainer/global_step": step})
 
 
@@ -49,18 +52,19 @@ def _define_axes(run: Any) -> None:
         run.define_metric(f"{prefix}/*", step_metric=SPARSITY)
 
 
-def results_table(record: dict[str, Any], kind: str, pictures: Path) -> wandb.Table:
+def results_table(record: dict[str, Any], kind: str, run_dir: Path) -> wandb.Table:
     """A row for every evaluated set: sparsity reached, kind of pruning, dataset, quality, picture sheet."""
     table = wandb.Table(columns=["sparsity", "prune", "dataset", *QUALITY, "pictures"])
     for name, entry in record["quality"].items():
         figures = [entry[key] for key in QUALITY]
-        table.add_data(record["model"]["sparsity"], kind, name, *figures, _sheet(pictures, name))
+        table.add_data(record["model"]["sparsity"], kind, name, *figures, _sheet(run_dir, name))
     return table
 
 
 def _figures(record: dict[str, Any]) -> dict[str, float]:
     entries = {"model": record["model"]}
-    entries |= {f"test/{name}": entry for name, entry in record["quality"].items()}
+    entries |= {f"val/{file_name(name)}": entry for name, entry in record.get("validation", {}).items()}
+    entries |= {f"test/{file_name(name)}": entry for name, entry in record["quality"].items()}
     entries |= {f"latency/{engine}": entry for engine, entry in without_estimates(record["latency"]).items()}
     return {
         f"{prefix}/{key}": value
@@ -70,6 +74,6 @@ def _figures(record: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _sheet(pictures: Path, name: str) -> wandb.Image | None:
-    path = pictures / f"{name}.png"
-    return wandb.Image(str(path), caption=name) if path.exists() else None
+def _sheet(run_dir: Path, name: str) -> wandb.Image | None:
+    path = sheet_path(run_dir, name)
+    return wandb.Image(str(path), caption=plain(name)) if path.exists() else None

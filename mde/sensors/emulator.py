@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.progress import track
 
 from mde.data.folder import FolderFrames
 from mde.data.sample import Sample
@@ -27,6 +26,7 @@ from mde.data.synthetic.photo import expose
 from mde.data.synthetic.scene import Camera
 from mde.data.synthetic.sensor import L515_UNIT, l515
 from mde.errors import MdeError
+from mde.progress import track
 from mde.sensors.library import require_realsense
 from mde.sensors.realsense import RealSense, Settings
 

@@ -1,15 +1,15 @@
 """A folder of frames as a sensor's stream: one that was recorded here, or any data set that `data=folder` reads."""
 
 import csv
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from mde.data.folder import FolderFrames
+from mde.data.folder import REMEDY, FolderFrames
 from mde.data.synthetic.sensor import depth_edges
 from mde.errors import MdeError
+from mde.json_file import read_json
 from mde.sensors.frame import Account, SensorFrame
 from mde.sensors.realsense import Settings
 from mde.sensors.recorder import TIMES
@@ -30,7 +30,7 @@ class FolderStream:
         self._frames = FolderFrames(root)
         self.settings, self.name, self.cap = settings, self._frames.name, settings.max_depth
         self.count: int | None = max(0, len(self._frames) - (settings.warmup or 0))
-        meta = json.loads((Path(root) / "meta.json").read_text())
+        meta = read_json(Path(root) / "meta.json", REMEDY)
         self.account = Account(
             root, device=str(meta.get("sensor", "")), serial=str(meta.get("serial", "")), unit=self._frames.depth_unit
         )

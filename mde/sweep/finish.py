@@ -1,4 +1,4 @@
-"""The end of a multirun: latency of all its networks, one table and page, and the number of its failures."""
+"""The end of a multirun: latency of all its networks, the test of what was chosen, one table and page, the failures."""
 
 import traceback
 from pathlib import Path
@@ -6,13 +6,15 @@ from pathlib import Path
 from mde.report.merged import read_jobs, show_merged
 from mde.report.merged_page import write_merged
 from mde.report.terminal import say
+from mde.sweep.chosen import evaluate_chosen
 from mde.sweep.latency import measure
 
 
 def finish(sweep_dir: Path, measured: bool = True) -> int:
-    """Measures, then writes summary.csv, summary.json and report.html of all jobs in `sweep_dir`.
+    """Measures, tests what a search chose, then writes summary.csv, summary.json and report.html of all jobs in
+    `sweep_dir`.
 
-    measured  False: leave latency out, because the user wants to stop
+    measured  False: leave latency and test out, because the user wants to stop
 
     Returns how many jobs have no complete result. A sweep that never came to its first job leaves nothing and counts 0.
     """
@@ -27,6 +29,7 @@ def finish(sweep_dir: Path, measured: bool = True) -> int:
             traceback.print_exc()
             notes = [f"latency not measured: {type(error).__name__}: {error}"]
         jobs = read_jobs(sweep_dir)
+        notes += evaluate_chosen(jobs)
     page = write_merged(sweep_dir, jobs, notes)
     show_merged(jobs, notes)
     failures = sum(not job.complete for job in jobs)

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mde.errors import MdeError
+from mde.names import plain
 from mde.runs import claim
 
 LONGEST_NAME = 100  # characters of a job's directory
@@ -74,12 +75,12 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig, describe: Cal
             if line is None:
                 traceback.print_exc()
                 line = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            print(f"error: {run_dir.name}: {line}", file=sys.stderr)
+            print(f"error: {run_dir.name}: {plain(line)}", file=sys.stderr)
             record_failure(run_dir, line)
 
 
 def objectives(cost: str) -> tuple[float, float] | None:
-    """(delta1 of the first evaluated set, cost) of this job, what `sweep=optuna` optimises; None without a result.
+    """(delta1 of the first validation set, cost) of this job, what `sweep=optuna` optimises; None without a result.
 
     cost  macs: multiply-adds | latency_ms: median of the engine that is fastest on this network, measured here and now
     """
@@ -94,7 +95,7 @@ def objectives(cost: str) -> tuple[float, float] | None:
         for problem in measure([run_dir]):
             print(problem, file=sys.stderr)
     record = read_record(run_dir)
-    delta1 = next((entry["delta1"] for entry in record["quality"].values()), None)
+    delta1 = next((entry["delta1"] for entry in record.get("validation", {}).values()), None)
     times = [entry["p50_ms"] for entry in without_estimates(record["latency"]).values() if "p50_ms" in entry]
     value = record["model"]["macs"] if cost == "macs" else min(times, default=None)
     return None if delta1 is None or value is None else (delta1, value)

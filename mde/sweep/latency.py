@@ -1,15 +1,17 @@
 """The latency of a sweep's networks: measured one after the other when no job runs any more."""
 
+import contextlib
 import hashlib
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from mde.benchmark import REFERENCE, measure_latency
+from mde.config import PruneRunConfig
 from mde.errors import MdeError
 from mde.export.rewrites import deployable
 from mde.models import build_model, load_model, read_metadata
@@ -18,7 +20,8 @@ from mde.pruning.pruner import DENSE
 from mde.report.page import write_report
 from mde.report.record import read_record, write_record
 from mde.report.wandb_results import log_latency
-from mde.report.wandb_run import end_wandb, wandb_logger
+from mde.report.wandb_run import WandbRun, end_wandb, wandb_logger
+from mde.runs import load_options
 from mde.training.quantization import FLOAT
 
 TOGETHER = 8  # jobs whose networks are held in memory at once
@@ -52,7 +55,7 @@ def _measure_group(name: str, options: dict[str, Any], size: tuple[int, int], ru
     graphs: dict[str, nn.Module] = {REFERENCE: build_model(name, **options)}
     short = bool(os.environ.get("MDE_MAX_STEPS"))  # a test
     first: dict[str, str] = {}  # jobs that prune one network keep a copy of it each: it is measured once
-    same = {file: first.setdefault(_digest(file), str(file)) for run_dir in run_dirs for file in _networks(run_dir)}
+    same = {file: first.setdefault(_digest(file), str(file)) for run_dir in run_dirs for file in networks(run_dir)}
     try:
         graphs |= {file: deployable(load_model(file)) for file in first.values()}
         entries = measure_latency(graphs, size, warmup=1 if short else 5, rounds=2 if short else 30, memory=not short)
@@ -62,24 +65,27 @@ def _measure_group(name: str, options: dict[str, Any], size: tuple[int, int], ru
         # One bad network must not cost the others their figures.
         return [line for run_dir in run_dirs for line in _measure_group(name, options, size, [run_dir])]
     for run_dir in run_dirs:
-        own, *before = (entries[same[file]] for file in _networks(run_dir))
+        own, *before = (entries[same[file]] for file in networks(run_dir))
         record = read_record(run_dir) | {"latency": own, "reference_latency": entries[REFERENCE]}
         if before:
             record["before"]["latency"] = before[0]
         write_record(run_dir, record)
         write_report(run_dir)
-        _log(run_dir, record)
+        with wandb_run(run_dir) as logger:
+            if logger is not None:
+                log_latency(logger, record)
     return []
 
 
-def _log(run_dir: Path, record: dict[str, Any]) -> None:
-    """To the W&B run, which ended with the job, where there is one."""
+@contextlib.contextmanager
+def wandb_run(run_dir: Path) -> Iterator[WandbRun | None]:
+    """The W&B run that ended with the job, opened again; None where there is none."""
     if not any(run_dir.glob("wandb/*run-*-*")):
+        yield None
         return
-    config = OmegaConf.load(run_dir / "config.yaml")
-    assert isinstance(config, DictConfig)
-    if logger := wandb_logger(config, run_dir):
-        log_latency(logger, record)
+    try:
+        yield wandb_logger(load_options(run_dir, PruneRunConfig), run_dir)
+    finally:
         end_wandb()
 
 
@@ -87,7 +93,7 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def _networks(run_dir: Path) -> list[Path]:
+def networks(run_dir: Path) -> list[Path]:
     """The run's network, and what it was before pruning or quantization where the record speaks of that."""
     before = [run_dir / name for name in (DENSE, FLOAT)] if "before" in read_record(run_dir) else []
     return [run_dir / "model.safetensors", *(path for path in before if path.exists())]

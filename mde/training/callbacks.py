@@ -18,6 +18,7 @@ from mde.data.datamodule import DepthData
 from mde.data.sample import Frames, Sample
 from mde.errors import MdeError
 from mde.evaluation import evaluate, network_predictor, spread
+from mde.names import file_name
 from mde.report.dispensable import dispensable
 from mde.report.pictures import picture_sheet, save_picture, stack
 from mde.report.wandb_run import WandbRun
@@ -45,11 +46,12 @@ class Validation(Callback):
         predict = network_predictor(module.model, self.size)
         for frames in self.sets:
             quality = evaluate(predict, frames, protocol=self.protocol, limit=self.limit)
-            figures = {f"val/{frames.name}/{key}": v for key, v in quality.items() if isinstance(v, (int, float))}
+            name = file_name(frames.name)
+            figures = {f"val/{name}/{key}": v for key, v in quality.items() if isinstance(v, (int, float))}
             for logger in trainer.loggers:  # directly: module.log() would wait for the next logged training step
                 logger.log_metrics(figures, trainer.global_step)
             if quality["delta1"] is not None:
-                shown = {"delta1/" + frames.name: quality["delta1"]}
+                shown = {"delta1/" + name: quality["delta1"]}
                 module.log_dict(shown, prog_bar=True, logger=False, rank_zero_only=True)
         with dispensable(f"pictures of step {trainer.global_step}"):
             self._publish(trainer, self._drawn(predict))

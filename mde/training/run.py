@@ -25,7 +25,16 @@ from mde.data.datamodule import DepthData, parts_of
 from mde.data.sample import Frames, Splits
 from mde.deploy.quantization.fake import SCALES, load_fake_quantized
 from mde.errors import MdeError
-from mde.evaluation import evaluate, evaluation_sets, frame_limit, health_on, network_predictor, ramp_predictor, spread
+from mde.evaluation import (
+    Predictor,
+    check_truth,
+    evaluate,
+    evaluation_sets,
+    frame_limit,
+    health_on,
+    network_predictor,
+    ramp_predictor,
+)
 from mde.export.rewrites import deployable
 from mde.models import build_model, load_model, read_metadata, save_model, trained_size
 from mde.models.build import UNTRAINED
@@ -66,7 +75,8 @@ def train(config: DictConfig) -> Path:
     L.seed_everything(config.seed, workers=True, verbose=False)
     quantization = build_quantization(config, run_dir)
     splits: Splits = built("data", config.data)
-    evaluated = evaluation_sets(splits, config.evaluate)
+    evaluated, validating = evaluation_sets(splits, config.evaluate), parts_of(splits.validation)
+    check_truth(validating)
     teacher = build_teacher(config, splits)
     model = build_model(config.model.name, weights=config.weights, **network_options(config))
     if config.weights not in UNTRAINED:
@@ -75,7 +85,7 @@ def train(config: DictConfig) -> Path:
     config.model.border = model.options.get("border")  # written down: a resumed run keeps it
     compression: Compression | None = builder("prune", config.prune)(config, run_dir) or quantization
     validation = Validation(
-        parts_of(splits.validation),
+        validating,
         size,
         config.trainer.validate_every,
         config.protocol,
@@ -107,8 +117,8 @@ def train(config: DictConfig) -> Path:
         elif compression:
             compression.follow(0, module, data)
         if trainer.is_global_zero and trainer.global_step >= config.trainer.max_steps:
-            finish(config, run_dir, model, record, evaluated, compression)
-            log_results(trainer.loggers, record, config.prune.kind, run_dir / "pictures", trainer.global_step)
+            finish(config, run_dir, model, record, validating if searched(config) else evaluated, compression)
+            log_results(trainer.loggers, record, config.prune.kind, run_dir, trainer.global_step)
     finally:
         end_wandb()
         if trainer.is_global_zero and record["status"] != "complete":
@@ -223,40 +233,42 @@ def narrow_like(model: DepthNetwork, checkpoint: Path) -> None:
         raise MdeError(f"{checkpoint}: of another network than {model.name} as configured ({other[0]}); {RESTORE}")
 
 
+def searched(config: DictConfig) -> bool:
+    """Whether this run is a job of a search: judged on validation frames; the search's end tests what it chose."""
+    return config.sweep.search and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def finish(
     config: DictConfig,
     run_dir: Path,
     model: DepthNetwork,
     record: dict[str, Any],
-    evaluated: list[Frames],
+    sets: list[Frames],
     compression: Compression | None,
 ) -> None:
-    """Saves the network, evaluates it once on every set, beside what it was before, and completes record and page."""
+    """Saves the network, evaluates it once on every set, and completes record and page."""
     path, size = run_dir / "model.safetensors", (config.size[0], config.size[1])
     about = {key: record["model"][key] for key in ("input", "trained_on", "steps")} | {"teachers": record["teachers"]}
     about |= {"licence": record["licence"]} if record["licence"] else {}
     save_model(model.cpu(), path, parent=config.weights, **about, **(compression.metadata() if compression else {}))
     model = load_model(path)  # what is evaluated is what was saved
-    evaluable = model
     if config.quantize.kind == "qat":
-        evaluable = load_fake_quantized(path)
         record["notes"].append("Accuracy is that in INT8, computed by the fake-quantized network; before: in float.")
     record["model"] |= describe_model(model, size, path)
     if compression:
         dense = load_model(compression.dense_file)
         if config.recovery.kind == "distill" and config.prune.kind != "none":
             record["teacher"] = ", ".join(filter(None, [record["teacher"], str(compression.dense_file)]))
-        record["before"] = {"model": describe_model(dense, size, compression.dense_file)}
-        known = known_qualities(config, dense, evaluated)
-        rest = [frames for frames in evaluated if frames.name not in known]
-        record["before"]["quality"] = known | qualities(dense, size, rest, config.protocol, "before: ")
-    record["quality"] = qualities(evaluable, size, evaluated, config.protocol, "")
-    ramp = {f.name: evaluate(ramp_predictor, f, protocol=config.protocol, limit=frame_limit()) for f in evaluated}
-    record["baselines"] = {"vertical_ramp": ramp}
-    record["health"] = health_on(model, evaluated[0], size)
+        record["before"] = {"model": describe_model(dense, size, compression.dense_file), "quality": {}}
+    predict = network_predictor(evaluable(config, run_dir), size)
+    if searched(config):
+        record["validation"] = qualities(predict, sets, config.protocol, "validation")
+        with dispensable("pictures", record["notes"]):
+            save_sheets(sets, predict, run_dir)
+    else:
+        final_evaluation(config, run_dir, record, sets, compression.dense_file if compression else None)
+    record["health"] = health_on(model, sets[0], size)
     record["notes"] += lost_skips(record["health"]["skip_share"])
-    with dispensable("pictures", record["notes"]):
-        save_sheets(evaluated, network_predictor(evaluable, size), run_dir)
     if HydraConfig.get().mode == RunMode.RUN:  # jobs of a sweep may run side by side: it measures them at its end
         add_latency(record, model, dense if compression else None, size)
     record["status"] = "complete"
@@ -267,40 +279,68 @@ def finish(
         say(f"report: {write_report(run_dir)}")
 
 
-def known_qualities(config: DictConfig, dense: DepthNetwork, sets: list[Frames]) -> dict[str, dict[str, Any]]:
-    """What the run that trained `dense` found on those of `sets` that it evaluated alike: not measured twice."""
+def evaluable(config: DictConfig, run_dir: Path) -> DepthNetwork:
+    """The run's network as it is evaluated: after quantization-aware training in INT8."""
+    path = run_dir / "model.safetensors"
+    return load_fake_quantized(path) if config.quantize.kind == "qat" else load_model(path)
+
+
+def final_evaluation(
+    config: DictConfig, run_dir: Path, record: dict[str, Any], sets: list[Frames], dense_file: Path | None
+) -> None:
+    """Evaluates the run's network on every set, beside what it was before (`dense_file`) and the ramp, and draws it."""
+    size = (config.size[0], config.size[1])
+    predict = network_predictor(evaluable(config, run_dir), size)
+    record["quality"] = qualities(predict, sets, config.protocol, "evaluating")
+    if dense_file is not None:
+        dense = load_model(dense_file)
+        known = known_qualities(config, dense, record["quality"])
+        rest = [frames for frames in sets if frames.name not in known]
+        found = qualities(network_predictor(dense, size), rest, config.protocol, "before: evaluating")
+        record["before"]["quality"] = known | found
+    record["baselines"] = {"vertical_ramp": qualities(ramp_predictor, sets, config.protocol, None)}
+    with dispensable("pictures", record["notes"]):
+        save_sheets(sets, predict, run_dir)
+
+
+def known_qualities(
+    config: DictConfig, dense: DepthNetwork, quality: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What the run that trained `dense` found on the same frames as those of `quality`: not measured twice.
+
+    The same frames by their content, whatever the set is called here or there. Older records do not tell it.
+    """
     origin = Path(config.weights)
     if origin.suffix != ".safetensors" or not (origin.parent / "metrics.json").exists():
         return {}
-    record, before = read_record(origin.parent), load_model(origin)
-    tensors = before.state_dict()
-    rounded = record.get("deployment", {}).get("precision", "fp32") != "fp32" or SCALES in read_metadata(origin)
-    if rounded:  # what it found is no accuracy of the floats in `weights`
+    try:
+        record = read_record(origin.parent)
+        if record["status"] != "complete" or record["model"]["input"] != list(config.size):
+            return {}
+        found = {alike(entry): entry for entry in record["quality"].values() if entry["content"]}
+        known = {name: found[alike(entry)] for name, entry in quality.items() if alike(entry) in found}
+        precision = record.get("deployment", {}).get("precision", "fp32")
+    except (MdeError, KeyError, TypeError, AttributeError):  # of another program, or of an older version
         return {}
+    if not known or precision != "fp32" or SCALES in read_metadata(origin):
+        return {}  # what it found is no accuracy of the floats in `weights`
+    before = load_model(origin)
+    tensors = before.state_dict()
     same = before.options == dense.options and all(
         torch.equal(tensor, tensors[name]) for name, tensor in dense.state_dict().items() if name in tensors
     )
-    if not same or record["status"] != "complete" or record["model"]["input"] != list(config.size):
-        return {}
-    expected = {frames.name: len(spread(len(frames), frame_limit())) for frames in sets}
-    return {
-        name: entry
-        for name, entry in record["quality"].items()
-        if entry["frames"] == expected.get(name) and entry["protocol"] == config.protocol
-    }
+    return known if same else {}
 
 
-def qualities(
-    model: DepthNetwork, size: tuple[int, int], sets: list[Frames], protocol: str, title: str
-) -> dict[str, dict[str, Any]]:
-    """The quality entry of every set."""
-    predict = network_predictor(model, size)
-    return {
-        frames.name: evaluate(
-            predict, frames, protocol=protocol, limit=frame_limit(), progress=f"{title}evaluating on {frames.name}"
-        )
-        for frames in sets
-    }
+def alike(entry: dict[str, Any]) -> tuple[str, ...]:
+    """What two quality entries have in common whose figures compare."""
+    return tuple(entry[key] for key in ("content", "protocol", "alignment"))
+
+
+def qualities(predict: Predictor, sets: list[Frames], protocol: str, title: str | None) -> dict[str, dict[str, Any]]:
+    """The quality entry of every set; `title` begins that of each progress bar, None: there is none."""
+    limit, titles = frame_limit(), {frames.name: title and f"{title} on {frames.name}" for frames in sets}
+    return {f.name: evaluate(predict, f, protocol=protocol, limit=limit, progress=titles[f.name]) for f in sets}
 
 
 def add_latency(record: dict[str, Any], model: DepthNetwork, dense: DepthNetwork | None, size: tuple[int, int]) -> None:

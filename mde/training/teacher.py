@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,6 +22,7 @@ from mde.deploy.runtime import Runtime, load_runtime
 from mde.errors import MdeError
 from mde.losses import relative_inverse_depth
 from mde.models import read_metadata
+from mde.progress import track
 from mde.report.terminal import say
 
 CACHE = Path("outputs/cache/teacher")

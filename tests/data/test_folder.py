@@ -176,6 +176,39 @@ def test_a_meta_without_a_usable_unit_is_an_error(make_folder, text):
         FolderFrames(root)
 
 
+@pytest.mark.parametrize(
+    ("entries", "line"),
+    [
+        ({"depth_unit_m": True}, "depth_unit_m is missing or not a positive number"),
+        ({"max_depth_m": "9"}, 'max_depth_m must be a number, not "9"'),
+        ({"name": ["a"]}, r'name must be text, not \["a"\]'),
+        ({"environment": 1}, "environment must be text, not 1"),
+        ({"scenes": ["s"]}, "scenes must be an object"),
+        ({"scenes": {"a": {"room": 1}}}, "scenes.a must be text or a number"),
+        ({"scenes": {"a": None}}, "scenes lacks 1 frame"),
+        ({"split": "train"}, "split must be an object"),
+        ({"intrinsics": [[500, 0, 320], [0, 500, 240], [0, 0, 1]]}, "intrinsics need the numbers fx, fy, cx and cy"),
+        ({"intrinsics": {"a": [500, 500, 320, 240]}}, "intrinsics need the numbers fx, fy, cx and cy"),
+        ({"intrinsics": {"fx": "500", "fy": 500, "cx": 0, "cy": 0}}, "intrinsics need the numbers fx, fy, cx and cy"),
+    ],
+)
+def test_an_entry_of_another_type_is_found_before_any_frame_is_read(make_folder, entries, line):
+    with pytest.raises(MdeError, match=rf"meta\.json: {line}.*; ") as caught:
+        folder_splits(make_folder({"a": "x"}, **entries))
+    assert "\n" not in str(caught.value)
+
+
+def test_null_entries_are_as_if_they_were_not_there(make_folder):
+    keys = ("name", "environment", "max_depth_m", "scenes", "split", "intrinsics", "invalid")
+    frames = FolderFrames(make_folder({"a": "x"}, **dict.fromkeys(keys)))
+    assert (frames.name, frames.cap, frames.max_depth, frames.has_split) == ("tiny", 10, float("inf"), False)
+    assert (frames.scenes, frames[0].intrinsics) == (["tiny"], None)
+
+
+def test_a_raised_digit_in_a_name_is_no_number(make_folder):
+    assert FolderFrames(make_folder({"10": "s", "\u00b23": "s", "9": "s"})).ids == ["9", "10", "\u00b23"]
+
+
 @pytest.mark.parametrize(("missing", "named"), [("depth", "depth"), ("rgb", "rgb")])
 def test_frames_without_a_partner_are_listed_a_few_at_most(make_folder, missing, named):
     root = make_folder({f"{i:02d}": "x" for i in range(9)})

@@ -1,9 +1,11 @@
 import pytest
 import torch
+from hydra.utils import instantiate
 
 from mde.data.folder import folder_splits
 from mde.data.mix import ConcatFrames, mix_splits
 from mde.data.sample import Splits
+from mde.data.synthetic import synthetic_splits
 from mde.errors import MdeError
 
 
@@ -53,6 +55,29 @@ def test_weights_default_to_the_number_of_frames(parts):
 def test_notes_say_which_part_they_are_about(parts):
     noted = Splits("near", parts["near"].train, parts["near"].validation, note="same scene")
     assert mix_splits({"a": noted, "b": parts["far"]}).note == "near: same scene"
+
+
+def test_sets_of_one_name_are_told_apart_by_their_parts(make_folder, parts):
+    scenes = {f"f{i}": f"s{i}" for i in range(6)}
+    split = {frame: "test" if frame == "f5" else "train" for frame in scenes}
+    room = {key: folder_splits(make_folder(scenes, key, name="room", split=split)) for key in ("kitchen", "office")}
+    mixed = mix_splits(room | {"near": parts["near"]})
+    names = ["room_kitchen", "room_office", "near"]
+    assert [part.name for part in mixed.train.parts] == [part.name for part in mixed.validation.parts] == names
+    assert [part.name for part in mixed.test.parts] == names[:2]
+    assert mixed.name == "+".join(names)
+    second = mixed.test.parts[1]
+    assert (second[0].dataset, second[0].frame, second.cap) == ("room_office", "f5", 10)
+    worlds = {world: synthetic_splits(4, (32, 32), 2, 2, world=world) for world in ("rooms", "streets")}
+    assert [part.name for part in mix_splits(worlds).test.parts] == ["synthetic_rooms", "synthetic_streets"]
+
+
+def test_parts_come_from_the_configuration_too(make_folder):
+    roots = [make_folder({f"f{i}": f"s{i}" for i in range(4)}, place, name="room") for place in ("kitchen", "office")]
+    folder = "mde.data.folder.folder_splits"
+    parts = {f"part{i}": {"_target_": folder, "root": str(root)} for i, root in enumerate(roots)}
+    mixed = instantiate({"_target_": "mde.data.mix.mix_splits", "parts": parts})
+    assert [part.name for part in mixed.validation.parts] == ["room_part0", "room_part1"]
 
 
 @pytest.mark.parametrize("far", [None, 0, -1, float("nan"), float("inf")])

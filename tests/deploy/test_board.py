@@ -101,11 +101,28 @@ def test_a_profile_of_something_else_is_refused(changes, board, line, tmp_path, 
         measured(device, "fp16", "f00d")
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"board": "Orin Nano"}', '{"p50_ms": 5.0}'])
-def test_what_is_no_profile_is_refused(content, tmp_path) -> None:
+WHOLE = {"board": BOARD, "precision": "fp16", "graph_sha256": "f00d", "engine": "tensorrt", "engine_version": "10.3"}
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (None, "cannot be read"),
+        ("{", "not JSON"),
+        ("[]", "no JSON object"),
+        ('{"board": "Orin Nano"}', "graph_sha256 is missing, text"),
+        (json.dumps(WHOLE | {"engine": 7}), "engine must be text, not 7"),
+        (json.dumps(WHOLE), "latency is missing, an object"),
+        (json.dumps(WHOLE | {"latency": ENTRY | {"status": "estimate"}}), 'must be measured, not "estimate"'),
+        (json.dumps(WHOLE | {"latency": ENTRY | {"p50_ms": "5"}}), 'latency.p50_ms must be a number, not "5"'),
+        (json.dumps(WHOLE | {"latency": ENTRY | {"runs": None}}), "latency.runs is missing, a number"),
+    ],
+)
+def test_what_is_no_profile_is_refused_and_its_entry_named(content, line, tmp_path) -> None:
     path = tmp_path / "profile.json"
     if content is not None:
         path.write_text(content)
     device = composed("checkpoint=/x", "device=orin_nano", f"device.profile={path}", script="deploy").device
-    with pytest.raises(MdeError, match="no readable profile"):
+    with pytest.raises(MdeError, match=rf"^device\.profile={path}: .*{line}.*; take the one that") as caught:
         read_profile(device, "fp16")
+    assert "\n" not in str(caught.value)

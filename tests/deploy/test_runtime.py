@@ -94,6 +94,34 @@ def test_a_description_is_read_back(tmp_path: Path) -> None:
     assert read_description(path) == given
 
 
+@pytest.mark.parametrize(
+    ("entries", "line"),
+    [
+        ({"network": None}, "network is missing, text"),
+        ({"engine": 5}, "engine must be text, not 5"),
+        ({"input": "64x96"}, "input must be a list"),
+        ({"input": [64, 96, 3]}, "input must be a list of 2 numbers"),
+        ({"input": [64.5, 0]}, "input must be height and width"),
+        ({"layout": "hwc"}, 'layout must be nhwc or nchw, not "hwc"'),
+        ({"dtype": "int4"}, "dtype must be uint8 or float32"),
+        ({"calibration": [1, 0, 10]}, "calibration must be an object"),
+        ({"calibration": {"scale": 1.0, "shift": "0", "cap": 10}}, 'calibration.shift must be a number, not "0"'),
+        ({"calibration": {}}, "calibration.scale is missing"),
+        ({"output": "disparity"}, "output must be inverse_depth or depth"),
+        ({"licence": ["MIT"]}, "licence must be text"),
+        ({"graph_sha256": 0}, "graph_sha256 must be text"),
+    ],
+)
+def test_a_description_with_an_entry_of_another_type_is_one_line(entries: dict, line: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"graph")
+    write_description(path, Description("midas_small", "onnxruntime", "int8", (64, 96)))
+    described = tmp_path / "model.onnx.json"
+    described.write_text(json.dumps(json.loads(described.read_text()) | entries))
+    with pytest.raises(MdeError, match=rf"model\.onnx\.json: {line}.*; deploy it again$"):
+        read_description(path)
+
+
 @pytest.mark.parametrize("spoil", ["file", "description", "missing", "weights"])
 def test_a_file_that_is_not_the_described_one_is_refused(spoil: str, tmp_path: Path, folder: Path) -> None:
     for file in folder.glob("model.*"):
@@ -248,5 +276,5 @@ def test_an_entry_of_another_type_is_named(wrong: dict, tmp_path: Path) -> None:
     write_description(path, Description("midas_small", "onnxruntime", "fp32", SIZE))
     about = json.loads(Path(f"{path}.json").read_text())
     Path(f"{path}.json").write_text(json.dumps(about | wrong))
-    with pytest.raises(MdeError, match=r"model\.onnx\.json: not a description of a network"):
+    with pytest.raises(MdeError, match=r"model\.onnx\.json: .*; deploy it again$"):
         read_description(path)

@@ -133,7 +133,12 @@ def test_the_search_meets_the_time_that_the_table_gives(network, write, tmp_path
         ({"layers": {}}, "has no layer decoder"),
         ({"layers": {"{ForeignNode[/network/a/Cast.../network/b/Relu]}": 5.0}}, "has no layer decoder"),
         ({"input": [96, 96]}, r"of input \[96, 96\], not \[64, 64\]"),
-        ({"limits": None}, "no profile of this network"),
+        ({"limits": None}, "limits is missing, an object"),
+        ({"limits": {"peak": {"fp16": "100"}, "bandwidth": 1}}, 'limits.peak.fp16 must be a number, not "100"'),
+        ({"precision": "int4"}, "precision must be fp32 or fp16 or int8"),
+        ({"layers": ["a"]}, "layers must be an object"),
+        ({"layers": {"/network/encoder/conv_stem/Conv": "5 ms"}}, "layers./network/encoder/conv_stem/Conv must be a"),
+        ({"latency": {"p50_ms": True}}, "latency.p50_ms must be a number, not true"),
         ({"model": {"name": "midas_small", "parameters": 7}}, "of one with 7 parameters, it has"),
     ],
 )

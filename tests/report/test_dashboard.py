@@ -18,7 +18,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mde.cli import register
+from mde.names import file_name
 from mde.report.dashboard import main
+from mde.report.pictures import save_picture, sheet_path
 from mde.report.record import read_record, write_record
 from mde.report.wandb_results import log_results
 from mde.report.wandb_run import WandbRun, end_wandb
@@ -28,6 +30,7 @@ from tests.report.wandb_file import OfflineRun, read_run
 
 STEPS = 10  # enough that the images a second are logged
 GROUP = "tonight"
+NAME = "../nyu/<b>$x$"  # of a set: nothing of it may be taken for a path
 
 
 @pytest.fixture(scope="module")
@@ -198,21 +201,24 @@ def test_what_a_sweep_measures_at_its_end_joins_the_runs_of_its_jobs(monkeypatch
 
 def test_a_network_that_was_pruned_without_training_is_logged_too(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
-    Image.new("RGB", (8, 6), "red").save(tmp_path / "nyu.png")
+    save_picture(Image.new("RGB", (8, 6), "red"), sheet_path(tmp_path, NAME))
     quality = {"protocol": "raw", "frames": 3, "delta1": None, "rmse": 2.5, "mae": 2.0, "abs_rel": 0.5}
-    record = {"model": {"name": "midas_small", "sparsity": 0.25}, "quality": {"nyu": quality}, "latency": {}}
+    record = {"model": {"name": "midas_small", "sparsity": 0.25}, "quality": {NAME: quality}, "latency": {}}
     long = "x" * 70_000  # over three blocks of the file
     options = OmegaConf.create({"logger": {"project": "mde", "group": None}, "long": long})
     logger = WandbRun(options, tmp_path, "offline")
     log_results([CSVLogger(tmp_path), logger], record, "layer", tmp_path, step=0)
     end_wandb()
-    found = read_run(tmp_path)
+    found, key = read_run(tmp_path), file_name(NAME)
     assert found.finished
     assert found.config["long"] == long
-    assert (found.last("model/sparsity"), found.last("test/nyu/rmse"), found.last("test/nyu/frames")) == (0.25, 2.5, 3)
-    assert "test/nyu/delta1" not in found.keys
+    assert found.last("model/sparsity") == 0.25
+    assert (found.last(f"test/{key}/rmse"), found.last(f"test/{key}/frames")) == (2.5, 3)
+    assert f"test/{key}/delta1" not in found.keys
+    pictures = [path.relative_to(tmp_path) for path in tmp_path.rglob("pictures_*.png")]
+    assert [path.parent.name for path in pictures] == [key], "W&B wrote elsewhere"
     (files,) = found.artifacts.values()
-    assert json.loads(files["results.table.json"].read_text())["data"][0][:4] == [0.25, "layer", "nyu", None]
+    assert json.loads(files["results.table.json"].read_text())["data"][0][:4] == [0.25, "layer", NAME, None]
 
 
 def test_a_run_without_wandb_draws_no_table(tmp_path):

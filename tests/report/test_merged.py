@@ -8,7 +8,7 @@ import re
 import pytest
 import yaml
 
-from mde.report.merged import cost_of, pareto_front, read_jobs, show_merged, table, varying
+from mde.report.merged import caption, cost_of, pareto_front, read_jobs, show_merged, table, trade, varying
 from mde.report.merged_page import plot, write_merged
 from mde.report.record import new_record
 from tests.tiny_job import result
@@ -149,3 +149,30 @@ def test_the_plot_of_many_jobs_draws(tmp_path):
     for seed in range(1, 40):
         write_job(tmp_path, [f"seed={seed}"], result(seed))
     assert plot(read_jobs(tmp_path)).startswith(b"\x89PNG")
+
+
+def test_jobs_that_evaluated_other_frames_under_one_name_are_marked(tmp_path):
+    for seed, content in ((1, "a"), (2, "b"), (3, "a")):
+        record = result(seed)
+        record["quality"]["frames"]["content"] = content
+        write_job(tmp_path, [f"data.world={seed}"], record)
+    write_job(tmp_path, ["data.world=4"], {"status": "failed", "model": {}, "quality": {}, "latency": {}})
+    jobs = read_jobs(tmp_path)
+    assert "Not all on the same frames: # 2 had others of that name" in caption(jobs)
+    assert "Not all on the same frames" not in caption([jobs[0], jobs[2], jobs[3]])
+
+
+def test_a_search_is_shown_by_its_validation_and_its_choice_by_the_test_too(tmp_path):
+    for seed, test in ((1, {}), (5, {"nyu": {"delta1": 0.25, "rmse": 1.0, "mae": 1.0, "abs_rel": 1.0}})):
+        record = result(seed)
+        write_job(tmp_path, [f"seed={seed}"], record | {"validation": record["quality"], "quality": test})
+    jobs = read_jobs(tmp_path)
+    headings, rows = table(jobs)
+    column = headings.index("delta1")
+    assert [row[column] for row in rows] == ["0.899", "0.895"]
+    assert [row[headings.index("delta1, test")] for row in rows] == ["-", "0.250"]
+    assert trade(jobs) == [(pytest.approx(19.9), 0.899), (pytest.approx(19.5), 0.895)]
+    write_merged(tmp_path, jobs, [])
+    first, second = json.loads((tmp_path / "summary.json").read_text())["jobs"]
+    assert (first["validation/frames/delta1"], second["nyu/delta1"]) == (0.899, 0.25)
+    assert "nyu/delta1" not in first

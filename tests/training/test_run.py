@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +15,13 @@ from safetensors.torch import load_file
 
 from mde.config import OptimizerConfig
 from mde.data.sample import Splits
+from mde.data.synthetic import SyntheticFrames
 from mde.errors import MdeError
+from mde.evaluation import evaluate, ramp_predictor
 from mde.models import build_model, load_model, save_model
 from mde.pruning.run import prune
-from mde.training.run import fill_in, fit, network_options, trained_on
+from mde.report.record import new_record, write_record
+from mde.training.run import fill_in, fit, known_qualities, network_options, trained_on
 from tests.conftest import MOST, ROOT, TINY, script_environment, train_command
 from tests.forked import run_script
 from tests.test_config import composed
@@ -188,6 +192,35 @@ def test_a_network_learned_from_what_its_weights_learned_from(tmp_path):
     splits = Splits("b+c", [], [])
     assert trained_on(str(path), splits) == "a+b+c"
     assert trained_on("imagenet", splits) == trained_on("none", splits) == "b+c"
+
+
+def test_what_a_network_was_before_is_taken_from_its_own_run_for_the_same_frames_alone(tmp_path):
+    model = build_model("midas_small", encoder="lite0")
+    save_model(model, tmp_path / "model.safetensors", input=[32, 32])
+    config = SimpleNamespace(weights=str(tmp_path / "model.safetensors"), size=[32, 32])
+    rooms, streets, again = (
+        evaluate(ramp_predictor, SyntheticFrames(2, (32, 32), world=world)) for world in ("rooms", "streets", "rooms")
+    )
+
+    def known(quality: object, **entries: object) -> dict:
+        record = new_record("complete", model={"input": [32, 32]}) | {"quality": quality} | entries
+        write_record(tmp_path, record)
+        return known_qualities(config, model, {"rendered": again})
+
+    marked = rooms | {"rmse": 7.0}
+    assert known({"synthetic": streets, "called otherwise": marked}) == {"rendered": marked}
+    assert known({"rendered": streets}) == {}, "another world of the same name, frames and size"
+    assert known({"rendered": {k: v for k, v in rooms.items() if k != "content"}}) == {}, "an older record"
+    assert known({"rendered": rooms | {"protocol": "raw"}}) == {}
+    assert known({"rendered": rooms}, model={"input": [64, 64]}) == {}
+    assert known({"rendered": rooms}, status="incomplete") == {}
+    assert known({"rendered": rooms}, deployment={"precision": "int8"}) == {}
+    assert known(["of another program"]) == {}
+    (tmp_path / "metrics.json").write_text("{")
+    assert known_qualities(config, model, {"rendered": again}) == {}
+    write_record(tmp_path, new_record("complete", model={"input": [32, 32]}, quality={"rendered": rooms}))
+    other = build_model("midas_small", encoder="lite0")
+    assert known_qualities(config, other, {"rendered": again}) == {}, "of other weights"
 
 
 def test_what_is_pruned_is_the_checkpoint(tmp_path):
