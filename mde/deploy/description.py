@@ -109,8 +109,8 @@ def read_description(path: Path) -> Description:
             "or describe it by mde.deploy.description.write_description when it is not ours"
         )
     content = read_json(description_file(path), "deploy it again")
-    height, width = content.numbers("input", 2)
-    if not {height, width} <= set(range(1, LARGEST + 1)):
+    sides = content.entry("input", list)
+    if [type(side) for side in sides] != [int, int] or not all(0 < side <= LARGEST for side in sides):
         raise content.error("input", f"must be height and width, whole numbers of pixels up to {LARGEST}")
     calibration = content.entry("calibration", dict, None)
     if calibration is not None:
@@ -121,7 +121,7 @@ def read_description(path: Path) -> Description:
     older = {"output": "inverse_depth"}  # which older ones do not mention
     described = Description(
         network=content.entry("network", str),
-        input=(int(height), int(width)),
+        input=(sides[0], sides[1]),
         calibration=calibration,
         licence=content.entry("licence", str, None),
         **{key: content.choice(key, choices, older.get(key, REQUIRED)) for key, choices in CHOICES.items()},
