@@ -12,7 +12,6 @@ import optuna
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
 import mde.cli
 from mde.cli import _checked, register, run
@@ -20,7 +19,7 @@ from mde.models import build_model, save_model
 from mde.pruning.pruner import DENSE
 from mde.report.merged import caption, read_jobs, table
 from mde.report.record import describe_model, new_record, read_record, write_record
-from mde.runs import claim
+from mde.runs import claim, save_options
 from mde.sweep import chosen
 from mde.sweep.callback import SweepCallback
 from mde.sweep.chosen import evaluate_chosen
@@ -267,10 +266,11 @@ def test_what_a_search_chose_is_tested_once_beside_what_it_was_before(monkeypatc
         run_dir = tmp_path / "sweep" / name
         (run_dir / ".hydra").mkdir(parents=True)
         (run_dir / ".hydra/overrides.yaml").write_text(f"- prune={name}")
-        OmegaConf.save(composed(*options, script="prune"), run_dir / "config.yaml")
+        save_options(run_dir, composed(*options, "logger.group=null", script="prune"))
         for file in ("model.safetensors", DENSE):
             save_model(model, run_dir / file)
-        record = new_record("complete", model=describe_model(model, (64, 64)), before={"model": {}, "quality": {}})
+        record = new_record("complete", model=describe_model(model, (64, 64)), notes=[])
+        record |= {"before": {"model": {}, "quality": {}}}
         write_record(run_dir, record | {"validation": {"tiny": row | {"delta1": 0.5 - worse}}})
     assert evaluate_chosen(read_jobs(tmp_path / "sweep")) == []
     first, second = (read_record(tmp_path / "sweep" / name) for name in "ab")
