@@ -5,7 +5,8 @@
 For every network in weights/, as deploy.py rewrites it, at its own size, on docs/photos, rendered rooms and streets,
 and where the shared folder is on some of NYU's test frames: the largest magnitude of any tensor of the graph in FP32
 (half precision ends at 65,504), the largest difference of the prediction in FP16 from that in FP32, as a share of the
-picture's range, in PyTorch and in ONNX Runtime, and the skips' shares of what the decoder's fusions add, the deepest first.
+picture's range, in PyTorch and in ONNX Runtime, and the skips' shares of what the decoder's fusions add, the deepest
+first.
 """
 
 import os
