@@ -36,7 +36,6 @@ from mde.evaluation import Predictor, evaluate, frame_limit, network_predictor, 
 from mde.export import deployable
 from mde.models import load_model, read_metadata, save_model
 from mde.models.checkpoints import RESERVED
-from mde.models.scale import rescale
 from mde.models.shipped import FOLDER
 from mde.report.record import describe_model, read_record
 
@@ -94,9 +93,7 @@ def ship(name: str, run: Path, licence: str, folder: Path) -> None:
     """
     source, path = run / "model.safetensors", folder / f"{name}.safetensors"
     about = {key: value for key, value in read_metadata(source).items() if key not in RESERVED}
-    model = load_model(source)
-    rescale(model)  # in float: half precision would lose digits on the way
-    save_model(model.to(torch.float16), path, **about | {"licence": licence, "parent": ""})
+    save_model(load_model(source).to(torch.float16), path, **about | {"licence": licence, "parent": ""})
     for old in folder.glob(f"{name}_int8*"):
         old.unlink()
     shutil.rmtree(folder / f"{name}_jetson", ignore_errors=True)

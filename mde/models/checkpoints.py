@@ -56,16 +56,22 @@ def save_model(model: DepthNetwork, path: str | os.PathLike[str], **metadata: An
     factors = parameter_factors(model, powers)
     # A copy of each tensor: safetensors refuses shared memory and channels_last strides.
     tensors = {
-        name: (tensor * factors[name] if name in factors else tensor)
-        .detach()
-        .cpu()
-        .clone(memory_format=torch.contiguous_format)
+        name: multiplied(tensor.detach().cpu(), factors.get(name, 1.0)).clone(memory_format=torch.contiguous_format)
         for name, tensor in model.state_dict().items()
     }
     text = json.dumps(header)
     content = safetensors.torch.save(tensors, {METADATA_KEY: text} | checksums(text, tensors))
     with atomic_file(Path(path)) as file:
         file.write(content)
+
+
+def multiplied(tensor: Tensor, factor: float) -> Tensor:
+    """`tensor` times a power of two, to the last bit: in float32 where half precision has no room for a digit."""
+    if factor == 1:
+        return tensor
+    wide = tensor.float() * factor
+    narrow = wide.to(tensor.dtype)
+    return narrow if torch.equal(narrow.float(), wide) else wide
 
 
 def checksums(header: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -23,17 +23,13 @@ LEFT_ALONE = 2**-6, 1024.0
 PROBE = 128  # pixels of a side
 
 
-def rescale(model: DepthNetwork) -> dict[str, float]:
-    """Brings the maps of `model` to magnitudes that half precision holds, in place; exact. A network whose maps are
-    there already stays as it is.
-
-    Returns layer -> the factor that its input has now, of the layers in `model.scaled()`.
+@torch.no_grad()
+def rescale(model: DepthNetwork) -> None:
+    """Brings the maps of `model`, in float32, to magnitudes that half precision holds, in place; exact. A network whose
+    maps are there already stays as it is.
     """
-    powers = powers_of_two(model)
-    with torch.no_grad():
-        for name, factor in parameter_factors(model, powers).items():
-            model.get_parameter(name).mul_(factor)
-    return input_factors(model, powers)
+    for name, factor in parameter_factors(model, powers_of_two(model)).items():
+        model.get_parameter(name).mul_(factor)
 
 
 def powers_of_two(model: DepthNetwork) -> dict[str, float]:
@@ -65,6 +61,7 @@ def parameter_factors(model: DepthNetwork, powers: dict[str, float]) -> dict[str
 
 
 def input_factors(model: DepthNetwork, powers: dict[str, float]) -> dict[str, float]:
+    """Layer -> what its input is multiplied with."""
     return {layer.name: powers.get(layer.reads, 1.0) for layer in model.scaled()}
 
 

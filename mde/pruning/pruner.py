@@ -19,6 +19,7 @@ from mde.evaluation import frame_limit
 from mde.models import load_model, save_model
 from mde.models.build import dense_of
 from mde.models.network import DepthNetwork
+from mde.models.scale import rescale
 from mde.pruning.channels import Aim, Limits, Search, kept_after, macs_aims, sparsity_aims
 from mde.pruning.cost import Layer, cost, dense_widths, layers_of
 from mde.pruning.depth import check_blocks, take_out_blocks
@@ -112,6 +113,8 @@ class Pruner(Compression):
         if share <= self.share:
             return
         first, self.share = not self.share, share
+        if first:
+            rescale(module.model)  # as the file has it, which teaches
         if first and (trainer is None or trainer.is_global_zero):
             save_model(module.model, self.dense_file)
         if trainer is not None:

@@ -14,6 +14,7 @@ from mde.evaluation import frame_limit
 from mde.export.rewrites import fold_batchnorm
 from mde.models import save_model
 from mde.models.build import UNTRAINED
+from mde.models.scale import rescale
 from mde.training.callbacks import Compression
 from mde.training.module import BatchNorm, DepthModule
 
@@ -77,6 +78,7 @@ class QuantizationAware(Compression):
         module.freeze_batchnorm = True
         module.eval()
         if not self.scales:
+            rescale(model)  # now: the scales of activations, which are measured next, stay
             if trainer is None or trainer.is_global_zero:
                 save_model(model, self.dense_file)
             fold_batchnorm(model)

@@ -11,8 +11,9 @@ from torch import Tensor
 from mde.models.network import DepthNetwork
 
 # Root mean squares over a batch: of the prediction, at least and at most; of the decoder's other maps, at most. Half
-# precision ends at 65,504, and the largest value of a map is some ten times its root mean square.
-LEAST, MOST = 2.0**-5, 2.0**5
+# precision ends at 65,504, and the largest value of a map is some ten times its root mean square. What
+# mde.models.scale makes of a network lies inside.
+LEAST, MOST = 2.0**-10, 2.0**8
 WEIGHT = 0.1  # beside losses that are some tenths
 
 
@@ -53,5 +54,5 @@ def scale_term(maps: Mapping[str, Tensor]) -> Tensor:
 
 
 def _scale(values: Tensor) -> Tensor:
-    """Root mean square; never so small that its logarithm has no gradient."""
-    return values.float().square().mean().clamp(min=1e-12).sqrt()
+    """Root mean square; of zeros so much that the logarithm is a number."""
+    return (values.float().square().mean() + 1e-12).sqrt()

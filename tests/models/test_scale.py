@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import safetensors.torch
 import torch
 
 from mde.deploy.quantization.fake import activation_scales, fake_quantize, load_fake_quantized
@@ -103,10 +104,16 @@ def test_a_saved_network_is_in_range_and_what_int8_needs_moves_along(tmp_path):
         assert torch.equal(load_fake_quantized(path)(IMAGE), model(IMAGE) * factor)
 
 
-def test_half_precision_weights_are_looked_at_in_float_and_stay_half(tmp_path):
-    model = run_away(build_model("midas_small", encoder="lite0"), 3).half()
+def test_a_network_in_half_precision_stays_so_but_for_what_would_lose_digits(tmp_path):
+    model = run_away(random_network(reference=False), 3).half()
     save_model(model, tmp_path / "half.safetensors")
-    assert max(peaks(load_model(tmp_path / "half.safetensors"))) <= LEFT_ALONE[1]
+    tensors = safetensors.torch.load_file(tmp_path / "half.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} >= {torch.float16, torch.float32}
+    saved, factor = load_model(tmp_path / "half.safetensors"), powers_of_two(model)["output"]
+    assert factor < 1
+    assert max(peaks(saved)) <= LEFT_ALONE[1]
+    with torch.no_grad():
+        assert torch.equal(saved(IMAGE), model.float()(IMAGE) * factor)
 
 
 def test_what_is_deployed_is_in_range_whatever_the_file_says():

@@ -237,7 +237,7 @@ def _closing(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """What follows the last convolution, the last node first."""
     makers = {output: node for node in graph.node for output in node.output}
     nodes = [makers[graph.output[0].name]]
-    while nodes[-1].op_type in ("QuantizeLinear", "DequantizeLinear", "Relu", "DepthToSpace"):
+    while nodes[-1].op_type in ("QuantizeLinear", "DequantizeLinear", "Relu", "Resize", "DepthToSpace"):
         nodes.append(makers[nodes[-1].input[0]])
     return nodes[:-1]
 
