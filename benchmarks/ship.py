@@ -116,10 +116,8 @@ def card(path: Path, pieces: Mapping[Path, Mapping[str, Any]], figures: str, **t
     model = describe_model(load_model(path), (height, width), path)
     return CARD.format(
         **model,
-        file=path.name,
+        file_row=file_row(path),
         stem=path.stem,
-        megabytes=path.stat().st_size / 1e6,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest()[:16],
         height=height,
         width=width,
         gmacs=model["macs"] / 1e9,

@@ -312,7 +312,7 @@ def test_a_description_says_what_comes_out_and_old_ones_mean_inverse_depth(tmp_p
     assert read_description(path).output == "depth"
     content = json.loads((tmp_path / "model.onnx.json").read_text())
     (tmp_path / "model.onnx.json").write_text(json.dumps(content | {"output": "disparity"}))
-    with pytest.raises(MdeError, match="output 'disparity'"):
+    with pytest.raises(MdeError, match='output must be inverse_depth or depth, not "disparity"'):
         read_description(path)
     del content["output"]
     (tmp_path / "model.onnx.json").write_text(json.dumps(content))

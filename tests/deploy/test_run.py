@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from mde.data.folder import FolderFrames
-from mde.deploy.job import Job, check_job, sensitivity, written
+from mde.deploy.job import Job, check_job, clear, sensitivity, written
 from mde.deploy.parity import check_parity, check_rounding, measure_parity
 from mde.deploy.quantization.fake import activation_scales, fake_quantize
 from mde.deploy.runtime import Runtime, load_runtime
@@ -134,16 +134,21 @@ def test_the_gate_can_send_every_layer_back_to_float(tmp_path: Path) -> None:
 
 
 def test_a_deployment_that_breaks_says_so_in_its_record(deploy, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/model.onnx").write_bytes(b"of an earlier run")
-    (tmp_path / "run/layers.csv").write_text("of an earlier run")
     done = deploy("quantize=dynamic", "quantize.max_drop=-2", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 2
     record = json.loads((tmp_path / "run/metrics.json").read_text())
     assert record["status"] == "failed"
     assert record["error"].startswith("quantize.max_drop=-2: delta1 falls by ")
     assert {path.name for path in (tmp_path / "run").glob("model*")} == {"model.safetensors"}, "a refused file is there"
-    assert not (tmp_path / "run/layers.csv").exists()
+
+
+def test_what_a_killed_job_left_is_cleared_away_but_for_the_network(tmp_path: Path) -> None:
+    kept = {"config.yaml", "model.safetensors"}
+    for name in kept | {"model.onnx", "model.onnx.json", "layers.csv"}:
+        (tmp_path / name).write_text("of the job that was killed")
+    (tmp_path / "bundle").mkdir()
+    clear(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_parity_names_the_worst_frame_and_draws_it(tmp_path: Path) -> None:

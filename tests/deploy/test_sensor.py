@@ -234,7 +234,7 @@ def test_what_is_recorded_is_what_was_seen(noisy, deployed, tmp_path):
     """Recording alone, to a folder and for the bundle, and recording while evaluating."""
     for name, options in (("room", []), ("room.npz", []), ("both", [f"checkpoint={deployed}"])):
         command = ["data=l515", f"data.source={noisy}", "data.frames=3", f"record={tmp_path / name}"]
-        done = call(*command, *options, f"hydra.run.dir={tmp_path / 'run'}", script="deploy.py")
+        done = call(*command, *options, f"hydra.run.dir={tmp_path / 'runs' / name}", script="deploy.py")
         assert done.returncode == 0, done.stderr[-2000:]
         assert f"recorded: {tmp_path / name}, 3 frames" in done.stdout
     with open_sensor(str(noisy), Settings()) as stream:
@@ -327,9 +327,9 @@ def test_a_frame_without_depth_is_counted_and_changes_nothing(red, tmp_path):
 def test_nothing_calibrates_int8_or_trains_on_a_stream(noisy, deployed, tmp_path):
     checkpoint = deployed.with_suffix(".safetensors")
     given = [f"checkpoint={checkpoint}", "data=l515", f"data.source={noisy}", "quantize=int8"]
-    done = deploy(*given, run_dir=tmp_path)
+    done = deploy(*given, run_dir=tmp_path / "deployed")
     assert done.returncode == 2
     assert "record it first" in done.stderr
-    done = call("data=l515", f"data.source={noisy}", "weights=none", f"hydra.run.dir={tmp_path}", steps=1)
+    done = call("data=l515", f"data.source={noisy}", "weights=none", f"hydra.run.dir={tmp_path / 'trained'}", steps=1)
     assert done.returncode == 2
     assert "record it first" in done.stderr

@@ -83,7 +83,7 @@ def test_what_the_official_file_cannot_be_is_said_before_it_is_downloaded(
         ("404", "answers 404"),
         ("cut", "broke off"),
         ("html", "are not the weights"),
-        ("large_html", "not a PyTorch checkpoint.*removed from the cache"),
+        ("large_html", "a web page or another text.*removed from the cache"),
     ],
 )
 def test_a_bad_file_is_an_error_and_is_not_kept(

@@ -75,7 +75,7 @@ def test_a_file_that_lacks_a_block_without_saying_so_is_damaged(tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(lively(), path)
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
+        metadata = {METADATA_KEY: file.metadata()[METADATA_KEY]}  # without checksums, as another program writes it
     save_file({k: v for k, v in load_file(path).items() if not k.startswith("encoder.blocks.4.1.")}, path, metadata)
     with pytest.raises(MdeError, match=r"missing: encoder\.blocks\.4\.1\."):
         load_model(path)

@@ -152,7 +152,8 @@ def test_a_budget_of_time_is_measured_here_or_taken_from_another_devices_profile
     record = prune(run_train, tiny, trained, tmp_path, *options, *measured)
     assert record["model"]["macs"] == record["before"]["model"]["macs"], "fast enough already"
     assert (tmp_path / "pruned/pictures/sensitivity.png").exists()
-    profile = json.loads((tmp_path / "pruned/profile.json").read_text())
+    here = (tmp_path / "pruned").rename(tmp_path / "here")
+    profile = json.loads((here / "profile.json").read_text())
     path = tmp_path / "profile.json"
     # Of a device that is exactly so fast: what was measured here, of layers of microseconds, is mostly noise.
     profile |= profile_by_macs(load_model(trained)) | {"total_ms": 4.0}
@@ -161,7 +162,8 @@ def test_a_budget_of_time_is_measured_here_or_taken_from_another_devices_profile
     given = prune(run_train, tiny, trained, tmp_path, *options)
     assert given["model"]["macs"] < 0.8 * given["before"]["model"]["macs"]
     path.write_text(json.dumps(profile | {"input": [96, 96]}))
-    refused = run_train(f"checkpoint={trained}", *tiny[:-3], *options, script="prune.py")
+    options += [f"checkpoint={trained}", f"hydra.run.dir={tmp_path}/refused"]
+    refused = run_train(*tiny[:-3], *options, script="prune.py")
     assert refused.returncode == 2
     assert "of input [96, 96], not [64, 64]" in refused.stderr
 
