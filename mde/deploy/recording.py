@@ -1,6 +1,7 @@
 """A recording for the viewer rerun: image, depth and 3-D points."""
 
 import math
+import threading
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,9 @@ from PIL import Image
 
 from mde.deploy.description import Calibration
 from mde.deploy.results import Prediction
+from mde.errors import MdeError
 from mde.geometry import unproject
+from mde.refused import ELSEWHERE, FREE
 from mde.report.pictures import shrunk
 
 GRID = 256  # points along the longer side: about what the network itself resolves
@@ -21,6 +24,7 @@ FARTHEST = 10.0  # times the nearest, assumed where nothing was calibrated
 # Seconds between recorded frames of a video, whose points take most of a megabyte; a fraction, as its times are: in
 # floats 0.6 comes before 0.4 + 0.2.
 INTERVAL = Fraction(1, 5)
+PATIENCE = 60.0  # seconds, for the last frames to be written
 
 
 def viewer_installed() -> bool:
@@ -40,7 +44,10 @@ class Recording:
         self._rerun: Any = rerun
         blueprint = self._rerun.blueprint
         self._stream = self._rerun.RecordingStream("mde")
-        self._stream.save(self.path)
+        try:
+            self._stream.save(self.path)
+        except RuntimeError as error:
+            raise self._refused(error) from error
         self._stream.send_recording_name(self.label)
         self._stream.log("/", self._rerun.ViewCoordinates.RDF, static=True)
         scene = blueprint.Spatial3DView(name=self.label, contents=["$origin/**", "- /camera/depth"])
@@ -50,8 +57,21 @@ class Recording:
         self._stream.send_blueprint(blueprint.Horizontal(scene, beside, column_shares=[2, 1]))
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stream.disconnect()  # waits until all is written
+    def __exit__(self, kind: object, *error: object) -> None:
+        """MdeError where rerun's own thread could not write, unless another error is on its way."""
+        try:
+            self._stream.flush(timeout_sec=PATIENCE if kind is None else 1)
+        except (RuntimeError, ValueError) as reason:
+            # That thread has ended, or waits for ever: on a full disk it does either. So would whoever disconnects.
+            self._rerun.unregister_shutdown()
+            threading.Thread(target=self._stream.disconnect, daemon=True).start()
+            if kind is None:
+                raise self._refused(reason) from reason
+        else:
+            self._stream.disconnect()
+
+    def _refused(self, reason: Exception) -> MdeError:
+        return MdeError(f"{self.path}: not written ({str(reason).splitlines()[0]}); {FREE} or {ELSEWHERE}")
 
     @property
     def label(self) -> str:

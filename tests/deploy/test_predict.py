@@ -599,6 +599,17 @@ def test_a_recording_keeps_every_frame_of_a_video_of_five_a_second(tmp_path: Pat
     assert recording.frames == 20
 
 
+def test_a_recording_that_the_disk_refuses_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("rerun")
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    (path := tmp_path / "depth.rrd").symlink_to("/dev/full")
+    refused = pytest.raises(MdeError, match=r"depth\.rrd: not written \(.*free disk space")
+    with refused, Recording(path, None) as recording:
+        for _ in range(20):
+            recording.add(Prediction(Frame("x", photo(0, 64, 64), None), np.ones((64, 64), np.float32), 1.0, 3.0))
+
+
 def recorded_columns(path: Path) -> dict[str, Any]:
     """Every column of a recording, its rows concatenated: entity:component -> values."""
     from rerun.chunk import RrdReader
