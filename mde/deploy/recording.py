@@ -57,15 +57,15 @@ class Recording:
         self._stream.send_blueprint(blueprint.Horizontal(scene, beside, column_shares=[2, 1]))
         return self
 
-    def __exit__(self, kind: object, *error: object) -> None:
+    def __exit__(self, *error: object) -> None:
         """MdeError where rerun's own thread could not write, unless another error is on its way."""
         try:
-            self._stream.flush(timeout_sec=PATIENCE if kind is None else 1)
+            self._stream.flush(timeout_sec=1 if any(error) else PATIENCE)
         except (RuntimeError, ValueError) as reason:
             # That thread has ended, or waits for ever: on a full disk it does either. So would whoever disconnects.
             self._rerun.unregister_shutdown()
             threading.Thread(target=self._stream.disconnect, daemon=True).start()
-            if kind is None:
+            if not any(error):
                 raise self._refused(reason) from reason
         else:
             self._stream.disconnect()
