@@ -61,7 +61,7 @@ class Recording:
         """MdeError where rerun's own thread could not write, unless another error is on its way."""
         try:
             self._stream.flush(timeout_sec=1 if any(error) else PATIENCE)
-        except (RuntimeError, ValueError) as reason:
+        except (RuntimeError, ValueError, OSError) as reason:
             # That thread has ended, or waits for ever: on a full disk it does either. So would whoever disconnects.
             self._rerun.unregister_shutdown()
             threading.Thread(target=self._stream.disconnect, daemon=True).start()
