@@ -14,8 +14,9 @@ import hydra.errors
 import omegaconf.errors
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from mde.command_line import CONF, check_arguments
 from mde.errors import MdeError
 from mde.names import plain
 from mde.overrides import how_to_quote, quoted
@@ -24,9 +25,6 @@ from mde.sweep.callback import SweepCallback, register
 from mde.sweep.jobs import in_sweep, objectives, run_job
 
 __all__ = ["job", "one_line", "register", "run"]
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
-
 
 _failed: list[str] = []  # the lines: an error would keep alive, until Python shuts down, what its frames had open
 _MENDABLE = (MdeError, hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException)
@@ -59,7 +57,7 @@ def run(main: Callable[[], None]) -> None:
     """Calls a Hydra entry point and ends the process with its status.
 
     Single run: 0, or 2 after one line for what the user can mend; other errors are raised. Multirun: the number of its
-    jobs that have no complete result, at most 125; its page is made whatever happened.
+    jobs that have no complete result, at most 125, or 2 after one line; its page is made whatever happened.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # otherwise Hydra prints several lines itself and hides the cause
     sys.argv[1:] = map(quoted, sys.argv[1:])
@@ -86,14 +84,10 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _checked(arguments: list[str]) -> list[str]:
-    """The command line for Hydra, which imports and calls what `_target_` and a log handler's `class` name.
-
-    With resume= the frames are those of that run: Hydra may not hold data.* to the choice that it makes by default.
-    MdeError for code.
+    """The command line for Hydra. With resume= the frames are those of that run: Hydra may not hold data.* to the
+    choice that it makes by default. MdeError for what a command line may not say.
     """
-    for argument in arguments:
-        if re.match(r"([^={]*[.+])?(_target_|class)=|.*[{,]\s*(_target_|class)\s*:", argument):
-            raise MdeError(f"{argument}: names code; a command line chooses among what there is (data=folder, ...)")
+    check_arguments(arguments)
     if any(re.match(r"resume=(?!(null)?$)", argument) for argument in arguments):
         return [re.sub(r"^\+*(?=data\.)", "++", argument) for argument in arguments]
     return arguments
@@ -102,14 +96,24 @@ def _checked(arguments: list[str]) -> list[str]:
 def _finish(directory: Path, measured: bool = True) -> int:
     from mde.sweep.finish import finish  # imports torch
 
-    return finish(directory, measured)
+    try:
+        return finish(directory, measured)
+    except Exception as error:
+        if (line := _foreseen(error)) is None:
+            raise
+        _report(line)
+        return 0
 
 
 def _foreseen(error: Exception) -> str | None:
     """The line for what the user can mend, None for an error of ours."""
     if isinstance(error, MdeError):
         return one_line(error)
-    where = HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else "hydra.run.dir"
+    where = "hydra.run.dir"
+    if HydraConfig.initialized():
+        known = HydraConfig.get()
+        begun = not OmegaConf.is_missing(known.runtime, "output_dir")  # by Hydra, which may fail before
+        where = known.runtime.output_dir if begun else known.run.dir
     # Before Hydra's own class, in which it wraps what a builder raises.
     return refused(error, where) or (one_line(error) if isinstance(error, _MENDABLE) else None)
 

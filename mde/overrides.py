@@ -25,10 +25,15 @@ def quoted(argument: str) -> str:
         return argument
     value = os.path.expanduser(match[2])
     if os.path.exists(value):
-        value = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # for OmegaConf, no interpolation
+        value = as_text(value)
     elif read is not None or _GRAMMAR & set(value):
         return argument
     return f"{match[1]}={QuotedString(value, Quote.single).with_quotes()}"
+
+
+def as_text(value: str) -> str:
+    """For OmegaConf, which then sees no interpolation."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
 
 
 def how_to_quote(error: OverrideParseException) -> str:

@@ -12,6 +12,7 @@ OUTCOMES = {  # error number -> what did not happen, and the remedy
     errno.ENOSPC: ("not written", FREE),
     errno.EDQUOT: ("not written", FREE),
     errno.EROFS: ("not written", ELSEWHERE),
+    errno.EISDIR: ("not opened", f"take the folder away, or {ELSEWHERE}"),
     errno.EACCES: ("no access", f"{ELSEWHERE}, or give this user the right"),
     errno.EPERM: ("no access", f"{ELSEWHERE}, or give this user the right"),
     errno.EMFILE: ("not opened", LIMIT),
@@ -21,7 +22,8 @@ NO_SHARED_MEMORY = "no shared memory left for the loader's workers (/dev/shm is 
 NO_SHARED_MEMORY += "container with more, docker run --shm-size=2g"
 # What torch and multiprocessing raise has these words and no class of its own. A worker that touches a page for which
 # there is no memory dies of a bus error, of which torch says what it means.
-SHARED_MEMORY = re.compile(r"shared memory|</torch_|multiprocessing/(synchronize|heap)\.py")
+# "Shared memory" alone may be a GPU's.
+SHARED_MEMORY = re.compile(r"unable to mmap|/torch_|bus error|multiprocessing/(synchronize|heap)\.py", re.IGNORECASE)
 OPEN_FILES = re.compile(r"Too many open files|received 0 items of ancdata")
 NUMBERED = re.compile(r"\[Errno (\d+)\] ([^:\n]+)(?:: '([^'\n]+)')?")
 
@@ -71,4 +73,4 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """The error and what it came from."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -6,6 +6,7 @@ It may come from somebody else: it is data, and nothing that it holds is execute
 import copy
 import fcntl
 import hashlib
+import json
 import os
 import re
 from contextlib import AbstractContextManager, nullcontext
@@ -19,21 +20,44 @@ from omegaconf.errors import OmegaConfBaseException
 from mde.atomic_file import atomic_file
 from mde.builders import typed
 from mde.errors import MdeError
+from mde.overrides import as_text
 
-# What another run would write over, go on from, or clear away.
-RESULTS = ("config.yaml", "metrics.json", "report.html", "model.*", "layers.csv", "checkpoints", "bundle")
+LAST = "checkpoints/last.ckpt"  # what an interrupted training goes on from
+# What another run would write over, go on from, or clear away, also of one that did not come to its end.
+RESULTS = ("model.*", LAST, "bundle", "logs", "depth*", "frames.csv", "summary.csv")
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # where Lightning looks for a process's number
 CHECKSUM = "# sha256 of what follows: "
 
 
 def used(directory: Path) -> bool:
-    """Whether it holds results of a run; folders of other runs in it do not count."""
-    return any(True for name in RESULTS for _ in directory.glob(name))
+    """Whether it holds results of a run; folders of other runs in it do not count, nor what is left of a run that ended
+    before there were any.
+    """
+    return status(directory) == "complete" or any(True for name in RESULTS for _ in directory.glob(name))
+
+
+def link_out(directory: Path) -> Path | None:
+    """A link in the directory that leads out of it, which a run would write through; W&B's to its cache aside."""
+    root = Path(os.path.realpath(directory))
+    for folder, folders, files in os.walk(directory):
+        for path in (Path(folder, name) for name in [*folders, *files]):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                return path
+        folders[:] = [name for name in folders if name != "wandb"]
+    return None
+
+
+def status(run_dir: Path) -> str:
+    """The status in a run's record; "no result" where there is none that can be read."""
+    try:
+        return json.loads((run_dir / "metrics.json").read_text())["status"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "no result"
 
 
 def leads() -> bool:
     """Whether this process is a run of its own, and not a further process of one (`trainer.strategy=ddp`)."""
-    return all(os.environ.get(name, "0") == "0" for name in RANKS)
+    return all(os.environ.get(name) in (None, "", "0") for name in RANKS)
 
 
 def claim(directory: Path, option: str) -> AbstractContextManager[Any]:
@@ -88,7 +112,7 @@ def load_options(run_dir: Path, schema: type | None) -> DictConfig:
         config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(text))
         assert isinstance(config, DictConfig)
         if call := next(filter(_calls, _strings(OmegaConf.to_container(config))), None):
-            raise MdeError(f"{call}: a resolver, which is not followed; give that option beside resume=")
+            raise MdeError(f"{call}: a resolver, which is not followed; write there what it stands for")
         config.data = typed("data", config.data)
         OmegaConf.to_container(config, resolve=True)
     except MdeError as error:
@@ -104,7 +128,8 @@ def _digest(text: str) -> str:
 
 
 def _calls(text: str) -> bool:
-    """Whether OmegaConf would do more about the text than look up another option: ${size} is one."""
+    """Whether OmegaConf would do more about the text than look up another option: ${size} is one, and \\${ text."""
+    text = re.sub(r"(?<!\\)((?:\\\\)*)\\\$\{", r"\1 ", text)
     return "${" in re.sub(r"\$\{[\w.]+\}", "", text)
 
 
@@ -122,6 +147,7 @@ def _settle(config: Any) -> None:
         node = config._get_node(key)
         if OmegaConf.is_interpolation(config, key):
             if _calls(node._value()):
-                config[key] = config[key]
+                value = config[key]
+                config[key] = as_text(value) if isinstance(value, str) else value
         elif OmegaConf.is_config(node) and not node._is_none() and not node._is_missing():
             _settle(node)

@@ -1,9 +1,12 @@
+import errno
 import os
+import re
 import signal
 
 import pytest
 
 from mde.atomic_file import atomic_file
+from mde.errors import MdeError
 
 
 def killed_while_writing(path):
@@ -17,15 +20,14 @@ def killed_while_writing(path):
     os.waitpid(writer, 0)
 
 
-def test_what_a_killed_writer_left_goes_when_the_name_is_written_again(tmp_path):
+def test_what_killed_writers_left_goes_when_another_process_writes_there(tmp_path):
     killed_while_writing(tmp_path / "model")
-    killed_while_writing(tmp_path / "model.json")
-    assert len(list(tmp_path.iterdir())) == 2
+    assert [path.name.split(".")[1] for path in tmp_path.iterdir()] == ["model"]
+    killed_while_writing(tmp_path / "other")
+    assert [path.name.split(".")[1] for path in tmp_path.iterdir()] == ["other"]
     with atomic_file(tmp_path / "model") as file:
         file.write(b"whole")
-    left = [path.name for path in tmp_path.iterdir() if path.name != "model"]
-    assert len(left) == 1
-    assert left[0].startswith(".model.json.")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (tmp_path / "model").read_bytes() == b"whole"
 
 
@@ -45,3 +47,35 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(TypeError), atomic_file(tmp_path / "model") as file:
         file.writelines([b"new", None])  # type: ignore[list-item]
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_folder_is_looked_through_once(tmp_path, monkeypatch):
+    """A video's frames are a file each: every one would look at all before it."""
+    looked = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: looked.append(folder) or scan(folder))
+    for name in "abc":
+        with atomic_file(tmp_path / name) as file:
+            file.write(b"whole")
+    assert looked == [tmp_path]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/frames/1.png"),
+        PermissionError(errno.EACCES, "Permission denied", "/frames/1.png"),
+        OSError("no number"),
+    ],
+)
+def test_what_the_block_meets_elsewhere_is_not_laid_on_the_file(tmp_path, error):
+    with pytest.raises(type(error), match=re.escape(str(error))) as caught, atomic_file(tmp_path / "model"):
+        raise error
+    assert caught.value is error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_in_the_block_is_named(tmp_path):
+    with pytest.raises(MdeError, match=r"model: not written \(No space left"), atomic_file(tmp_path / "model"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

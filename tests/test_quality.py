@@ -20,6 +20,7 @@ LEVELS = [
         "names",
         "json_file",
         "overrides",
+        "command_line",
         "progress",
         "builders",
         "runs",

@@ -31,6 +31,16 @@ def caused(error: Exception, cause: Exception) -> Exception:
     return error
 
 
+def raised_from_none(error: Exception, handled: Exception) -> Exception:
+    try:
+        try:
+            raise handled
+        except type(handled):
+            raise error from None
+    except type(error) as caught:
+        return caught
+
+
 def from_worker(error: Exception) -> Exception:
     """As a loader hands it on: one text with the worker's traceback."""
     try:
@@ -52,6 +62,7 @@ def from_worker(error: Exception) -> Exception:
         (system_error(errno.EMFILE, "/a/1.png"), "/a/1.png: not opened (Too many open files); raise the limit"),
         (from_worker(system_error(errno.EMFILE, "/a/1.png")), "/a/1.png: not opened (Too many open files); raise"),
         (from_worker(system_error(errno.EACCES, "/a/1.png")), "/a/1.png: no access (Permission denied); choose "),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/a/x.log"), "/a/x.log: not opened (Is a directory); take "),
         (RuntimeError("received 0 items of ancdata"), "run: not opened (Too many open files); raise the limit"),
         (RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2>: No space left"), NO_SHARED_MEMORY),
         (from_worker(RuntimeError("unable to write to file </torch_1_2>: No space left (28)")), NO_SHARED_MEMORY),
@@ -78,6 +89,9 @@ def test_a_refusal_says_what_and_the_remedy(error: Exception, line: str) -> None
         RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
         ValueError("shared memory"),
         OSError("no number"),
+        RuntimeError("Triton Error: out of resource: shared memory, Required: 131072, Hardware limit: 101376"),
+        RuntimeError("too many resources requested for launch; reduce shared memory"),
+        raised_from_none(KeyError("bug"), PermissionError(errno.EACCES, "Permission denied", "/a/b")),
     ],
 )
 def test_an_error_of_another_kind_stays_one(error: Exception) -> None:

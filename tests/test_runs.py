@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import random
+import shutil
 import signal
 from collections.abc import Callable
 
@@ -13,7 +15,8 @@ from omegaconf import OmegaConf
 from mde.builders import BUILDERS
 from mde.config import TrainConfig
 from mde.errors import MdeError
-from mde.runs import CHECKSUM, claim, load_options, save_options, used
+from mde.overrides import quoted
+from mde.runs import CHECKSUM, claim, leads, link_out, load_options, save_options, used
 from tests.test_config import composed
 
 
@@ -64,15 +67,50 @@ def test_what_cannot_be_written_to_is_named_in_one_line(tmp_path):
             claim(path, "hydra.sweep.dir")
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "metrics.json", "model.onnx", "checkpoints/last.ckpt", "bundle/x"])
-def test_results_make_a_directory_used_and_folders_of_other_runs_do_not(tmp_path, name):
+@pytest.mark.parametrize(
+    "name",
+    ["model.onnx", "checkpoints/last.ckpt", "bundle/x", "logs/version_0/metrics.csv", "depth/1.png", "frames.csv"],
+)
+def test_results_make_a_directory_used_and_what_is_left_of_a_run_without_any_does_not(tmp_path, name):
     (tmp_path / "other").mkdir()
-    (tmp_path / "other/metrics.json").touch()
-    (tmp_path / "train.log").touch()
-    assert not used(tmp_path)
-    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "other/metrics.json").write_text('{"status": "complete"}')
+    for left in ("train.log", "config.yaml", "report.html"):
+        (tmp_path / left).touch()
+    for status in ("running", "incomplete", "failed"):
+        (tmp_path / "metrics.json").write_text(json.dumps({"status": status}))
+        assert not used(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
     assert used(tmp_path)
+    shutil.copy(tmp_path / "other/metrics.json", tmp_path / "other/..")
+    (tmp_path / name).unlink()
+    assert used(tmp_path)
+
+
+@pytest.mark.parametrize("name", [".hydra/config.yaml", "train.log", "logs", "pictures", "a/b/c", "wandb"])
+def test_a_link_out_of_a_directory_is_found_and_one_inside_is_not(tmp_path, name):
+    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (run_dir / "wandb/run-1/logs").mkdir(parents=True)
+    (run_dir / "wandb/latest").symlink_to("run-1")
+    (run_dir / "wandb/run-1/logs/debug-core.log").symlink_to(elsewhere / "core.log")  # as W&B does
+    (run_dir / "inside").symlink_to(run_dir / "wandb")
+    (run_dir / "itself").symlink_to("itself")
+    (tmp_path / "alias").symlink_to(run_dir)
+    assert link_out(run_dir) is link_out(tmp_path / "alias") is None
+    if name == "wandb":
+        (run_dir / "inside").unlink()
+        shutil.rmtree(run_dir / name)
+    (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+    (run_dir / name).symlink_to("../" * name.count("/") + "../elsewhere")
+    assert link_out(run_dir) == run_dir / name
+
+
+def test_an_empty_rank_is_none(monkeypatch):
+    monkeypatch.setenv("RANK", "")
+    assert leads()
+    monkeypatch.setenv("RANK", "1")
+    assert not leads()
 
 
 def test_options_come_back_as_they_were_but_for_what_the_moment_decided(tmp_path, monkeypatch):
@@ -85,6 +123,16 @@ def test_options_come_back_as_they_were_but_for_what_the_moment_decided(tmp_path
     found.sparsity = 0.25
     assert found.prune.sparsity == 0.25, "an option that follows another no longer does"
     assert config.data._get_node("root")._value() == "${oc.env:MDE_TEST_ROOT}/a", "the caller's was changed"
+
+
+@pytest.mark.parametrize("name", ["u${x", "${oc.env:HOME}", "a\\${b}", "${seed}", "\\\\${x"])
+def test_a_path_that_looks_like_an_interpolation_stays_what_it_is(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    monkeypatch.setenv("MDE_TEST_ROOT", name)
+    for option in (quoted(f"data.root={name}"), "data.root=${oc.env:MDE_TEST_ROOT}"):
+        save_options(tmp_path, composed("data=folder", option))
+        assert load_options(tmp_path, TrainConfig).data.root == name
 
 
 def test_options_that_are_not_whole_are_refused(tmp_path):

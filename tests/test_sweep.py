@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from mde.models import build_model, save_model
 from mde.pruning.pruner import DENSE
 from mde.report.merged import caption, read_jobs, table
 from mde.report.record import describe_model, new_record, read_record, write_record
-from mde.runs import claim, save_options
+from mde.runs import LAST, claim, save_options
 from mde.sweep import chosen
 from mde.sweep.callback import SweepCallback
 from mde.sweep.chosen import evaluate_chosen
@@ -118,11 +119,13 @@ def test_a_used_directory_is_refused_before_anything_is_written(sweep, tmp_path,
     assert sweep(f"hydra.run.dir={run_dir}", "seed=2", multirun=False) == 2
     assert sweep(f"hydra.sweep.dir={run_dir}", "seed=2,3") == 2
     refusals = capfd.readouterr().err.splitlines()
-    assert refusals[0].startswith(
-        f"error: {run_dir}: holds results already; choose another hydra.run.dir, or go on with"
-    )
+    assert refusals[0] == f"error: {run_dir}: holds results already; choose another hydra.run.dir"
     assert refusals[1].startswith(f"error: {run_dir}: holds results already; choose another hydra.sweep.dir")
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+    (run_dir / LAST).parent.mkdir()
+    (run_dir / LAST).touch()
+    assert sweep(f"hydra.run.dir={run_dir}", "seed=2", multirun=False) == 2
+    assert capfd.readouterr().err.endswith(f"choose another hydra.run.dir, or go on with resume={run_dir}\n")
     assert sweep(f"resume={run_dir}", "seed=2", multirun=False) == 0
     assert sweep(f"resume={tmp_path}/nowhere", multirun=False) == 2
     assert not (tmp_path / "nowhere").exists()
@@ -161,6 +164,38 @@ def test_a_command_line_names_no_code(sweep, tmp_path, capfd, argument):
     assert sweep(f"hydra.sweep.dir={tmp_path}", "hydra.launcher._target_=os.getcwd", "seed=1") == 2
     assert sweep(f"hydra.run.dir={tmp_path}", "hydra.job_logging.handlers.file.class=os.getcwd", multirun=False) == 2
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("multirun", [False, True])
+def test_a_directory_with_links_out_of_it_is_not_gone_on_with(sweep, tmp_path, capfd, multirun):
+    kept = tmp_path / "kept"
+    kept.write_text("mine")
+    run_dir = tmp_path / "theirs"
+    (run_dir / ".hydra").mkdir(parents=True)
+    (run_dir / ".hydra/config.yaml").symlink_to(kept)
+    (run_dir / "multirun.yaml").symlink_to(kept)
+    assert sweep(f"{'sweep.' if multirun else ''}resume={run_dir}", "seed=1", multirun=multirun) == 2
+    assert re.search(rf"^error: {run_dir}/\S+: a link out of {run_dir}, to {kept}; put ", capfd.readouterr().err)
+    assert kept.read_text() == "mine"
+
+
+def test_what_hydra_cannot_write_is_one_line(sweep, tmp_path, capfd):
+    (tmp_path / ".hydra/config.yaml").mkdir(parents=True)
+    assert sweep(f"hydra.run.dir={tmp_path}", "seed=1", multirun=False) == 2
+    assert capfd.readouterr().err.startswith(f"error: {tmp_path}/.hydra/config.yaml: not opened (Is a directory); ")
+
+
+def test_a_page_or_a_record_that_cannot_be_written_is_one_line(sweep, tmp_path, capfd):
+    (tmp_path / "sweep/summary.csv/x").mkdir(parents=True)
+    assert sweep(f"sweep.resume={tmp_path / 'sweep'}", "seed=1") == 2
+    (tmp_path / "sweep/seed-101/metrics.json/x").mkdir(parents=True)
+    (tmp_path / "sweep/multirun.yaml").touch()
+    assert sweep(f"sweep.resume={tmp_path / 'sweep'}", "seed=101,1") == 2
+    output = capfd.readouterr()
+    assert f"error: {tmp_path}/sweep/summary.csv: not written" in output.err
+    assert "left out: seed-101: the record of its failure: " in " ".join(output.out.split())
+    assert "Traceback" not in output.err
+    assert (tmp_path / "sweep/seed-1/begun").exists(), "the failure's record ended the sweep"
 
 
 def test_data_options_beside_resume_are_not_held_to_the_default_choice():

@@ -165,8 +165,11 @@ def _weights_beside(path: Path) -> list[Path]:
         model = onnx.load(path, load_external_data=False)
     except Exception:  # no graph, or no file: whoever reads or opens it says so
         return []
-    tensors = filter(uses_external_data, _get_all_tensors(model))
-    locations = dict.fromkeys(ExternalDataInfo(tensor).location for tensor in tensors)
+    try:
+        tensors = filter(uses_external_data, _get_all_tensors(model))
+        locations = dict.fromkeys(ExternalDataInfo(tensor).location for tensor in tensors)
+    except ValueError as error:
+        raise MdeError(f"{path}: says wrongly where its weights are ({error}); export it again") from error
     for location in map(PurePosixPath, locations):
         if location.is_absolute() or ".." in location.parts:
             raise MdeError(f"{path}: keeps weights in {location}, outside its folder; export it again, in one file")

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from mde.config import register_schema
 from mde.errors import MdeError
-from mde.runs import claim, leads, used
+from mde.names import plain
+from mde.runs import LAST, claim, leads, link_out, used
 from mde.sweep.jobs import job_name, sweep_name
 
 
@@ -43,7 +45,7 @@ class SweepCallback(Callback):
         directory = Path(config.hydra.run.dir)
         go_on = "resume" if "resume" in config else None
         with _ended_in_one_line():
-            _take(directory, used(directory), "hydra.run.dir", go_on, config.get("resume"))
+            _take(directory, "hydra.run.dir", go_on, config.get("resume"))
 
     def on_run_end(self, config: DictConfig, **_: Any) -> None:
         _taken.close()
@@ -52,8 +54,7 @@ class SweepCallback(Callback):
         directory = Path(config.hydra.sweep.dir).resolve()
         with _ended_in_one_line():
             check(config)
-            full = used(directory) or bool(_jobs(directory))
-            _take(directory, full, "hydra.sweep.dir", "sweep.resume", config.sweep.resume)
+            _take(directory, "hydra.sweep.dir", "sweep.resume", config.sweep.resume)
         logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's: announces each part of itself
         SweepCallback.directory = directory
 
@@ -68,28 +69,31 @@ def _ended_in_one_line() -> Iterator[None]:
     try:
         yield
     except MdeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
-def _take(directory: Path, full: bool, option: str, go_on: str | None, resumed: str | None) -> None:
+def _take(directory: Path, option: str, go_on: str | None, resumed: str | None) -> None:
     """Claims the directory for this process.
 
-    full     whether it holds results
     option   names the directory
     go_on    names a directory to go on with, where there is such an option
     resumed  its value
 
-    MdeError where it is full and not to go on with, or another process has it.
+    MdeError where it holds results and is not to go on with, leads elsewhere, or another process has it.
     """
     same = resumed is not None and Path(resumed).resolve() == directory.resolve()
     if same and not directory.is_dir():
         raise MdeError(f"{go_on}={resumed}: no such folder; name what was interrupted")
-    if full and not same and leads():
-        further = f", or go on with {go_on}={directory}" if go_on else ""
-        raise MdeError(f"{directory}: holds results already; choose another {option}{further}")
+    if link := link_out(directory):
+        raise MdeError(f"{link}: a link out of {directory}, to {os.path.realpath(link)}; put what it names there")
     _taken.close()
     _taken.enter_context(claim(directory, option))
+    jobs = go_on == "sweep.resume" and bool(_jobs(directory))
+    if (jobs or used(directory)) and not same and leads():
+        _taken.close()
+        further = f", or go on with {go_on}={directory}" if jobs or (go_on and (directory / LAST).exists()) else ""
+        raise MdeError(f"{directory}: holds results already; choose another {option}{further}")
 
 
 def _in_worker() -> SweepCallback:

@@ -4,6 +4,7 @@ from mde.builders import built
 from mde.config import PruneRunConfig
 from mde.data.sample import Splits
 from mde.evaluation import evaluation_sets
+from mde.report.dispensable import reason
 from mde.report.merged import Job, pareto_front, trade
 from mde.report.page import write_report
 from mde.report.record import write_record
@@ -26,7 +27,7 @@ def evaluate_chosen(jobs: list[Job]) -> list[str]:
         try:
             _evaluate(job)
         except Exception as error:  # one job's must not cost the others their figures
-            problems.append(f"{job.name}: not tested: {error}")
+            problems.append(f"{job.name}: not tested: {reason(error)}")
     return problems
 
 

@@ -1,7 +1,6 @@
 """One job of a multirun: where it writes, when it is skipped, and how it fails without stopping the others."""
 
 import hashlib
-import json
 import re
 import sys
 import traceback
@@ -15,7 +14,7 @@ from omegaconf import DictConfig
 
 from mde.errors import MdeError
 from mde.names import plain
-from mde.runs import claim
+from mde.runs import claim, status
 
 LONGEST_NAME = 100  # characters of a job's directory
 
@@ -62,7 +61,7 @@ def run_job(task: Callable[[DictConfig], Any], config: DictConfig, describe: Cal
     try:
         lock = claim(run_dir, "hydra.sweep.dir")
     except MdeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(str(error))}", file=sys.stderr)
         return
     with lock:
         if status(run_dir) == "complete":
@@ -101,16 +100,11 @@ def objectives(cost: str) -> tuple[float, float] | None:
     return None if delta1 is None or value is None else (delta1, value)
 
 
-def status(run_dir: Path) -> str:
-    """The status in a run's record; "no result" where there is none that can be read."""
-    try:
-        return json.loads((run_dir / "metrics.json").read_text())["status"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "no result"
-
-
 def record_failure(run_dir: Path, line: str) -> None:
-    """Marks the run's record as failed, beside whatever the run had written before, and renews its page."""
+    """Marks the run's record as failed, beside whatever the run had written before, and renews its page; on a full disk
+    neither, and the sweep goes on.
+    """
+    from mde.report.dispensable import dispensable
     from mde.report.page import write_report
     from mde.report.record import new_record, read_record, write_record
 
@@ -118,5 +112,6 @@ def record_failure(run_dir: Path, line: str) -> None:
         record = read_record(run_dir)
     except MdeError:
         record = new_record("failed")
-    write_record(run_dir, record | {"status": "failed", "error": line})
-    write_report(run_dir)
+    with dispensable(f"{run_dir.name}: the record of its failure"):
+        write_record(run_dir, record | {"status": "failed", "error": line})
+        write_report(run_dir)

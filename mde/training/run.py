@@ -51,14 +51,14 @@ from mde.report.record import describe_model, new_record, read_record, write_rec
 from mde.report.terminal import say, show_cost, show_quality
 from mde.report.wandb_results import log_results
 from mde.report.wandb_run import end_wandb
-from mde.runs import load_options, save_options
+from mde.runs import LAST, load_options, save_options
 from mde.training.callbacks import Compression, Validation
 from mde.training.estimate import TRIAL_STEPS, step_seconds
 from mde.training.module import DepthModule
 from mde.training.objective import Objective
 from mde.training.quantization import build_quantization
 from mde.training.teacher import Teacher, build_teacher, show, taught
-from mde.training.trainer import LAST, build_trainer, precision, uses_gpu
+from mde.training.trainer import build_trainer, precision, uses_gpu
 
 SIZE = [160, 224]  # where neither the command line nor the weights say one: what two CPU cores train in minutes
 

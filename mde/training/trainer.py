@@ -13,10 +13,10 @@ from omegaconf import DictConfig
 
 from mde.errors import MdeError
 from mde.report.wandb_run import wandb_logger
+from mde.runs import LAST
 from mde.training.callbacks import Deadline, ProgressBar, SafeCheckpointIO, Throughput
 from mde.training.module import LOG_EVERY
 
-LAST = "checkpoints/last.ckpt"  # in the run directory
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 
 

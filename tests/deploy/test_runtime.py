@@ -251,6 +251,12 @@ def test_weights_beside_an_onnx_file_belong_to_it(tmp_path: Path) -> None:
     data.unlink()
     with pytest.raises(MdeError, match=r"model\.onnx\.data: cannot be read \(No such file"):
         load_runtime(path, threads=1)
+    length = next(entry for entry in model.graph.initializer[0].external_data if entry.key == "length")
+    right, length.value = length.value, "x"
+    onnx.save(model, path)
+    with pytest.raises(MdeError, match=r"model\.onnx: says wrongly where its weights are"):
+        load_runtime(path, threads=1)
+    length.value = right
     model.graph.initializer[0].external_data[0].value = "../elsewhere"
     onnx.save(model, path)
     with pytest.raises(MdeError, match="outside its folder"):

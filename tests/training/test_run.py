@@ -1,6 +1,7 @@
 """train.py as a user calls it."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -8,9 +9,10 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from safetensors.torch import load_file
 
 from mde.config import OptimizerConfig
@@ -114,13 +116,20 @@ def test_a_run_stopped_by_its_deadline_says_how_to_go_on_and_goes_on(run_train, 
 
 
 def test_a_signal_ends_a_run_with_a_status_that_says_so(tmp_path):
-    class Terminated:
-        def fit(self, *_: object, **__: object) -> None:
-            raise SIGTERMException
+    class Terminated(BoringModel):
+        def training_step(self, batch: torch.Tensor, index: int) -> object:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return super().training_step(batch, index)
 
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=9, logger=False, enable_progress_bar=False, default_root_dir=tmp_path
+    )
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
-        fit(tmp_path, Terminated(), None, None)  # type: ignore[arg-type]
+        fit(tmp_path, trainer, Terminated(), BoringDataModule())  # type: ignore[arg-type]
+    signal.signal(signal.SIGTERM, before)
     assert ended.value.code == 143
+    assert 0 < trainer.global_step < 9, "it was not the signal that ended it"
 
 
 @pytest.mark.parametrize(
