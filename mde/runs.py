@@ -24,7 +24,7 @@ from mde.overrides import as_text
 
 LAST = "checkpoints/last.ckpt"  # what an interrupted training goes on from
 # What another run would write over, go on from, or clear away, also of one that did not come to its end.
-RESULTS = ("model.*", LAST, "bundle", "logs", "depth*", "frames.csv", "summary.csv")
+RESULTS = ("model.*", LAST, "bundle", "logs", "depth*", "frames.csv", "summary.json")
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # where Lightning looks for a process's number
 CHECKSUM = "# sha256 of what follows: "
 
