@@ -57,6 +57,8 @@ def _check(option: Override) -> None:
         (keys if kind == "key" else texts).append(text)
     if any(re.fullmatch("class|_.*_", each) for each in keys) or re.search(r"oc\.(create|decode)", " ".join(texts)):
         raise MdeError(f"{argument}: names code; a command line chooses among what there is (data=folder, ...)")
+    if key == "hydra.output_subdir" and option._value is None:
+        return  # which Lightning gives each further process of a run
     hydras = re.split(r"[./]", key)[0] == "hydra"
     if "hydra" in re.split(r"[./]", option.package or "") or (hydras and not HYDRAS.fullmatch(key)):
         raise MdeError(f"{argument}: no option of a command line; put it into a file of conf/")

@@ -25,6 +25,7 @@ hydra:
     "arguments",
     [
         [f"+hydra.callbacks.e='${{oc.create:\"{TARGET}\"}}'"],
+        ["hydra.output_subdir=../../elsewhere"],
         [f"+hydra.callbacks.e='${{oc.decode:\"{TARGET}\"}}'"],
         ["+hydra.callbacks.e={_target_:builtins.open,file:MADE,mode:w}"],
         ["+hydra.callbacks={e:{file:MADE,mode:w,_target_:builtins.open}}"],
@@ -70,6 +71,11 @@ def test_what_names_code_or_others_options_is_refused_in_one_line(tmp_path, monk
 def test_what_the_documents_use_is_taken():
     for arguments in [
         ["hydra.run.dir=out/${now:%H-%M}", "hydra.verbose=true", "hydra.job.chdir=false", "hydra.mode=MULTIRUN"],
+        [
+            "hydra.run.dir=out",
+            "hydra.output_subdir=null",
+            "hydra.job.name=train_ddp_process_1",
+        ],  # as Lightning gives it
         ["-m", "hydra/launcher=slurm", "hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1", "trainer=gpu"],
         ["-m", "hydra/launcher=ray_local", "hydra.launcher.ray.init.address=auto", "~hydra.launcher.ray.init.num_cpus"],
         ["-m", "hydra/launcher=processes", "hydra.launcher.n_jobs=4", "hydra.sweep.subdir=${hydra.job.num}"],
