@@ -8,7 +8,8 @@ power of two changes no digit of a float: the prediction is the old one times a 
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -66,21 +67,28 @@ def input_factors(model: DepthNetwork, powers: dict[str, float]) -> dict[str, fl
 
 
 @torch.no_grad()
-def magnitudes(model: DepthNetwork, images: Tensor) -> Iterable[tuple[Scaled, float]]:
+def magnitudes(model: DepthNetwork, images: Tensor) -> list[tuple[Scaled, float]]:
     """Each layer of `model.scaled()` beside the largest magnitude in its output for `images` (N, 3, H, W)."""
-    found = []
+    with evaluating(model), scaled_maps(model) as maps:
+        model(images)
+    return [(layer, float(maps[layer.name].abs().amax())) for layer in model.scaled()]
 
-    def watch(layer: Scaled) -> Any:
-        return lambda _module, _inputs, output: found.append((layer, float(output.abs().amax())))
 
-    hooks = [model.get_submodule(layer.name).register_forward_hook(watch(layer)) for layer in model.scaled()]
+@contextmanager
+def scaled_maps(network: DepthNetwork) -> Iterator[dict[str, Tensor]]:
+    """What the layers in `network.scaled()` put out inside the block, by name, in their order."""
+    maps: dict[str, Tensor] = {}
+
+    def remember(name: str) -> Any:
+        return lambda _module, _inputs, output: maps.update({name: output})
+
+    layers = [layer.name for layer in network.scaled()]
+    hooks = [network.get_submodule(name).register_forward_hook(remember(name)) for name in layers]
     try:
-        with evaluating(model):
-            model(images)
+        yield maps
     finally:
         for hook in hooks:
             hook.remove()
-    return found
 
 
 def probe_images(model: nn.Module) -> Tensor:

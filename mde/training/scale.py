@@ -1,37 +1,16 @@
 """What keeps a training's numbers small: invariant losses do not see a prediction's scale, and AdamW lets it grow."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-
-from mde.models.network import DepthNetwork
 
 # Root mean squares over a batch: of the prediction, at least and at most; of the decoder's other maps, at most. Half
 # precision ends at 65,504, and the largest value of a map is some ten times its root mean square. What
 # mde.models.scale makes of a network lies inside.
 LEAST, MOST = 2.0**-10, 2.0**8
 WEIGHT = 0.1  # beside losses that are some tenths
-
-
-@contextmanager
-def scaled_maps(network: DepthNetwork) -> Iterator[dict[str, Tensor]]:
-    """What the layers in `network.scaled()` put out inside the block, by name, in their order."""
-    maps: dict[str, Tensor] = {}
-
-    def remember(name: str) -> Any:
-        return lambda _module, _inputs, output: maps.update({name: output})
-
-    layers = [layer.name for layer in network.scaled()]
-    hooks = [network.get_submodule(name).register_forward_hook(remember(name)) for name in layers]
-    try:
-        yield maps
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def scale_term(maps: Mapping[str, Tensor]) -> Tensor:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from mde.models import build_model, load_model, shipped
+from mde.models.scale import scaled_maps
 from mde.training.objective import Objective
-from mde.training.scale import LEAST, MOST, WEIGHT, scale_term, scaled_maps
+from mde.training.scale import LEAST, MOST, WEIGHT, scale_term
 from tests.models.test_scale import run_away
 
 generator = torch.Generator().manual_seed(0)
