@@ -16,7 +16,7 @@ from mde.engines import open_engine
 from mde.jetson.depth import prepare
 from mde.jetson.runner import load_description
 
-ENGINES = {".onnx": "onnxruntime", ".tflite": "litert"}
+ENGINES = {".onnx": "onnxruntime", ".tflite": "litert", ".xml": "openvino"}
 
 
 def answers(images: Mapping[str, np.ndarray], paths: Sequence[Path]) -> dict[str, np.ndarray]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from answers import ENGINES, answers  # beside this file
+from answers import answers  # beside this file
 from PIL import Image
 
 from mde.deploy.targets import TARGETS, Request, write_target
@@ -37,6 +37,7 @@ from mde.report.record import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE, PYTHON = "bookworm", "3.11"
+ENGINES = {".onnx": "onnxruntime", ".tflite": "litert"}
 WHEELS = {"ai_edge_litert": "LiteRT", "onnxruntime": "ONNX Runtime", "numpy": "numpy"}
 PLATFORMS = [f"--platform=manylinux{libc}_aarch64" for libc in ("2014", "_2_27", "_2_28", "_2_34")]
 BUNDLE = "midas_small_tenth_jetson"
