@@ -28,7 +28,6 @@ from mde.data.synthetic import synthetic_splits
 from mde.data.transforms import resize_image
 from mde.deploy.targets import TARGETS, Request, write_target
 from mde.engines import engine_version, open_engine
-from mde.evaluation import frame_limit
 from mde.export import ImageGraph, deployable
 from mde.models import build_model, load_model
 from mde.models.network import DepthNetwork
@@ -70,7 +69,6 @@ def main() -> None:
         networks = {f"{name}, doubling apart": doubling_apart(network) for name, network in networks.items()} | networks
     frames = synthetic_splits(frames=64, validation=1, test=1, size=list(size)).train
     images = [np.ascontiguousarray(frames[i].image.permute(1, 2, 0)[None].numpy()) for i in range(min(16, len(frames)))]
-    rounds = min(options.rounds, frame_limit() or options.rounds)
     figures: dict[str, dict] = {}
     for engine in options.engines:
         with tempfile.TemporaryDirectory() as folder:
@@ -79,10 +77,10 @@ def main() -> None:
                 runs["FastDepth, int8 (a peer)"] = peer(options.fastdepth, images[0], options.threads)
             if engine == "onnxruntime":
                 runs["published graph in PyTorch, eager"] = eager(reference, images[0], options.threads)
-            times = interleave(runs, 5, rounds)
+            times = interleave(runs, 5, options.rounds)
             if options.layers and engine in PROFILERS:
                 path = Path(folder) / str(2 * len(networks)) / f"model{TARGETS[engine][0]}"
-                print(operators(engine, path, images[0], rounds, options.threads))
+                print(operators(engine, path, images[0], options.rounds, options.threads))
         figures[engine] = {name: latency_entry(values, times[REFERENCE]) for name, values in times.items()}
     about = {"published graph": describe_model(reference, size)}
     about |= {name: describe_model(network, size) for name, network in networks.items()}
@@ -92,7 +90,7 @@ def main() -> None:
     if options.out:
         versions = {engine: engine_version(engine) for engine in options.engines}
         content = {"environment": environment(), "engines": versions, "size": size, "threads": options.threads}
-        content |= {"rounds": rounds, "networks": about, "latency": figures}
+        content |= {"rounds": options.rounds, "networks": about, "latency": figures}
         options.out.write_text(json.dumps(content, indent=1))
 
 

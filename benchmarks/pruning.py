@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from mde.benchmark import measure_latency
-from mde.evaluation import frame_limit
 from mde.export import deployable
 from mde.models import build_model
 from mde.models.network import DepthNetwork
@@ -85,11 +84,10 @@ def main() -> None:
         name = f"{kind} {sparsity:g}"
         about[name] = describe_model(network, size) | {"seconds": time.perf_counter() - began}
         graphs[name] = deployable(network)
-    rounds = min(options.rounds, frame_limit() or options.rounds)
-    latency = measure_latency(graphs, size, threads=options.threads, rounds=rounds)
+    latency = measure_latency(graphs, size, threads=options.threads, rounds=options.rounds)
     print(table(about, latency))
     if options.out:
-        figures = {"environment": environment(), "size": size, "threads": options.threads, "rounds": rounds}
+        figures = {"environment": environment(), "size": size, "threads": options.threads, "rounds": options.rounds}
         options.out.write_text(json.dumps(figures | {"networks": about, "latency": latency}, indent=1))
 
 

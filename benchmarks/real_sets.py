@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mde.data.folder import FolderFrames
 from mde.deploy.runtime import load_runtime, runtime_predictor
-from mde.evaluation import Predictor, evaluate, frame_limit, network_predictor, ramp_predictor
+from mde.evaluation import Predictor, evaluate, network_predictor, ramp_predictor
 from mde.models import load_model
 from mde.report.record import environment, read_record
 
@@ -47,6 +47,7 @@ def markdown(results: dict[str, dict[str, dict]], metric: str, trained_on: dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", help="NAME=RUN_DIRECTORY")
+    parser.add_argument("--frames", type=int, help="of each set, spread evenly; default: all")
     parser.add_argument("--out", type=Path, required=True, help="folder for table.json and table.md")
     arguments = parser.parse_args()
     shared = Path(os.environ.get("MDE_SHARED", "../shared"))
@@ -62,7 +63,7 @@ def main() -> None:
     sets = real_sets(shared)
     results = {
         name: {
-            frames.name: evaluate(predict, frames, limit=frame_limit(), progress=f"{name} on {frames.name}")
+            frames.name: evaluate(predict, frames, limit=arguments.frames, progress=f"{name} on {frames.name}")
             for frames in sets
         }
         for name, predict in predictors.items()

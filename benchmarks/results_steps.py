@@ -23,6 +23,7 @@ ZERO_SHOT = ("redkitchen", "desk_lidar", "office", "kitti", "classroom", "tablet
 # Zero-shot, indoors (mixed_rgbd is in part outdoors), and without a say in any choice (redkitchen had one).
 OTHER_INDOOR = tuple(name for name in ZERO_SHOT if name not in ("kitti", "redkitchen", "mixed_rgbd"))
 EVALUATE = f"evaluate=[{','.join(f'{SHARED}/data/{name}' for name in ZERO_SHOT)}]"
+BRIEF = "evaluation.frames=100"  # a later step evaluates what this leaves on all of them
 PEER = f"{SHARED}/peers/fast_depth_224.tflite"
 FASTDEPTH = ("FastDepth", "litert", "int8")
 SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml", "litert": ".tflite"}
@@ -59,14 +60,12 @@ class Step:
     inputs, or another command, it begins anew.
 
     inputs  files of `weights/` that it reads
-    brief   100 frames are evaluated, of whatever set: a later step evaluates what it leaves on all of them
     """
 
     name: str
     command: str
     inputs: tuple[Path, ...] = ()
     sweep: bool = False
-    brief: bool = False
 
     @property
     def path(self) -> Path:
@@ -85,8 +84,7 @@ class Step:
     def run(self) -> None:
         arguments = self.arguments()
         print(f"$ python {' '.join(arguments)}", flush=True)
-        limits = {"MDE_MAX_STEPS": "25"} if self.brief else {}  # calibration and gate see as many frames as without
-        subprocess.run([sys.executable, *arguments], check=False, env=limits | os.environ)
+        subprocess.run([sys.executable, *arguments], check=False)
 
     def arguments(self) -> list[str]:
         """Of Python; what was interrupted goes on, or, where that is no training, begins anew."""
@@ -121,9 +119,9 @@ def deployed(point: tuple[str, str, str]) -> Step:
     network, engine, precision = point
     quantize = "none" if precision == "fp32" else precision
     source = zeroed(network).path / "model.safetensors" if network in ZEROED else weights(network)
-    command = f"deploy.py checkpoint={source} target={engine} quantize={quantize} {NYU}"
+    command = f"deploy.py checkpoint={source} target={engine} quantize={quantize} {NYU} {BRIEF}"
     inputs = () if network in ZEROED else (source,)
-    return Step(f"deployed/{slug(network)}-{engine}-{precision}", command, inputs, brief=True)
+    return Step(f"deployed/{slug(network)}-{engine}-{precision}", command, inputs)
 
 
 def slug(name: str) -> str:

@@ -22,7 +22,7 @@ from mde.benchmark import interleave, latency_entry
 from mde.data.folder import folder_splits
 from mde.deploy.quantization import onnx_file
 from mde.engines import Engine, open_engine
-from mde.evaluation import frame_limit, spread
+from mde.evaluation import spread
 from mde.export import ImageGraph, deployable, export_onnx, export_openvino
 from mde.metrics import DepthMetrics, resize_prediction
 from mde.models import load_model, read_metadata
@@ -90,8 +90,7 @@ def main() -> None:
             prediction = resize_prediction(torch.from_numpy(output), sample.depth.shape[-2:])
             metrics[name].update(prediction, sample.depth[None], sample.mask[None], sample.depth_unit)
             levels[name].append(far_levels(output))
-    rounds = min(options.rounds, frame_limit() or options.rounds)
-    times = interleave({name: partial(run, calibration[0]) for name, run in runs.items()}, 5, rounds)
+    times = interleave({name: partial(run, calibration[0]) for name, run in runs.items()}, 5, options.rounds)
     print(f"| {frames.name} | frames | " + " | ".join(METRICS) + f" | levels | ms | times as fast as {BEFORE} |")
     print("| --- |" + " ---: |" * (len(METRICS) + 4))
     for (engine, variant), metric in metrics.items():

@@ -32,7 +32,7 @@ from real_sets import real_sets
 
 from mde.data.sample import Sample
 from mde.deploy.description import description_file, files_of
-from mde.evaluation import Predictor, evaluate, frame_limit, network_predictor, ramp_predictor
+from mde.evaluation import Predictor, evaluate, network_predictor, ramp_predictor
 from mde.export import deployable
 from mde.models import load_model, read_metadata, save_model
 from mde.models.checkpoints import RESERVED
@@ -169,8 +169,8 @@ def commands(pieces: Mapping[Path, Mapping[str, Any]]) -> list[str]:
     return [*earlier, lines[0].replace(parent, f"{left}/model.safetensors"), *lines[1:]]
 
 
-def table(path: Path, shared: Path) -> str:
-    """Every real set: frames, the ramp's delta1, and the network's figures, in PyTorch, FP32."""
+def table(path: Path, shared: Path, limit: int | None) -> str:
+    """Every real set, at most `limit` frames of it: the ramp's delta1 and the network's figures, in PyTorch, FP32."""
     about = read_metadata(path)
     predict: Predictor = network_predictor(deployable(load_model(path)), about["input"])
     trained_on = about["trained_on"].split("+")
@@ -185,9 +185,9 @@ def table(path: Path, shared: Path) -> str:
             continue
         ramps: list[tuple[float, str]] = []
         ours: list[tuple[float, str]] = []
-        ramp = evaluate(ramp_predictor, frames, limit=frame_limit(), on_frame=partial(keep, ramps))
+        ramp = evaluate(ramp_predictor, frames, limit=limit, on_frame=partial(keep, ramps))
         title = f"{path.stem} on {frames.name}"
-        found = evaluate(predict, frames, limit=frame_limit(), progress=title, on_frame=partial(keep, ours))
+        found = evaluate(predict, frames, limit=limit, progress=title, on_frame=partial(keep, ours))
         above = difference([own for own, _ in ours], [its for its, _ in ramps], [scene for _, scene in ours])
         mark = "\\*" if learned else ""
         cells = [f"{found['frames']}", f"{ramp['delta1']:.3f}", f"{found['delta1']:.3f}"]
@@ -245,6 +245,7 @@ def main() -> None:
     parser.add_argument("--limits", default="", help="what it is not good for")
     parser.add_argument("--deployed", nargs="+", type=Path, help="run directories of deploy.py")
     parser.add_argument("--measure", action="store_true", help="only its file and figures, anew, into its card")
+    parser.add_argument("--frames", type=int, help="of each set in the figures, spread evenly; default: all")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder")
     arguments = parser.parse_args()
     folder: Path = arguments.out
@@ -252,7 +253,7 @@ def main() -> None:
     shared = Path(os.environ.get("MDE_SHARED", "../shared"))
     if arguments.measure:
         text = FILE.sub(lambda _: file_row(path), page.read_text(), count=1)
-        page.write_text(FIGURES.sub(lambda _: table(path, shared), text, count=1))
+        page.write_text(FIGURES.sub(lambda _: table(path, shared, arguments.frames), text, count=1))
         return
     if arguments.deployed:
         section = f"## Deployed\n\n{add_deployed(arguments.name, arguments.deployed, folder)}\n\n"
@@ -266,7 +267,7 @@ def main() -> None:
     check_chain(pieces)
     ship(arguments.name, arguments.runs[-1], arguments.licence, folder)
     texts = {"title": arguments.title, "licence": arguments.licence, "limits": arguments.limits}
-    page.write_text(card(path, pieces, table(path, shared), **texts))
+    page.write_text(card(path, pieces, table(path, shared, arguments.frames), **texts))
     print(page.read_text())
 
 

@@ -196,6 +196,21 @@ class QuantizeConfig:
 
 
 @dataclass
+class EvaluationConfig:
+    """What is evaluated beside the run's own test frames, and how much of it."""
+
+    frames: int | None = None  # of each set, spread evenly; null: all
+
+
+@dataclass
+class MeasureConfig:
+    """How latency and memory are measured."""
+
+    rounds: int = 40  # in each of which every network runs once, in random order
+    memory: bool = True  # the peak of each engine's, in a process of its own
+
+
+@dataclass
 class SweepConfig:
     """Multiruns: `-m`."""
 
@@ -218,6 +233,8 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     recovery: RecoveryConfig = field(default_factory=RecoveryConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     sparsity: float | None = None  # share of the parameters that pruning removes or zeroes
     weights: str = "shipped"  # none | midas | imagenet | shipped | PATH
@@ -276,6 +293,8 @@ class DeployConfig:
     target: TargetConfig = field(default_factory=TargetConfig)
     quantize: QuantizeConfig = field(default_factory=QuantizeConfig)
     device: DeviceConfig = field(default_factory=DeviceConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    measure: MeasureConfig = field(default_factory=MeasureConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     size: list[int] | None = None  # height, width: multiples of 32; null: what the network was trained at
     threads: int = 2  # of the CPU
@@ -320,5 +339,6 @@ def register_schema() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="prune_run_schema", node=PruneRunConfig)
     store.store(name="deploy_schema", node=DeployConfig)
+    store.store(group="experiment", name="none", node={}, package="_global_")  # a defaults list cannot ask for null
     for group, name, node in SCHEMAS:
         store.store(group=group, name=name, node=node)

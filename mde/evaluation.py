@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -119,7 +118,7 @@ def check_truth(sets: Iterable[Frames]) -> None:
     """MdeError for a set of which no frame has a depth within its cap. Reads on until one has: mostly the first."""
     for frames in sets:
         nearest = math.inf
-        for index in spread(len(frames), frame_limit()):
+        for index in range(len(frames)):
             sample = frames[index]
             if truth_mask(sample.depth, sample.mask, frames.cap).any():
                 break
@@ -144,9 +143,3 @@ def spread(length: int, limit: int | None) -> list[int]:
     """At most `limit` indices, evenly over range(length)."""
     count = length if limit is None else min(limit, length)
     return [index * length // count for index in range(count)]
-
-
-def frame_limit() -> int | None:
-    """With MDE_MAX_STEPS=n in the environment, 4 n frames of each set are enough: for tests. Otherwise all."""
-    steps = os.environ.get("MDE_MAX_STEPS")
-    return 4 * int(steps) if steps else None

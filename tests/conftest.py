@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,6 @@ with contextlib.suppress(ImportError):  # of the extra tflite
     get_absl_handler().python_handler.stream = sys.__stderr__
 
 ROOT = Path(__file__).resolve().parent.parent
-MOST = 100  # steps=: more than the run has; that the variable is set keeps it from measuring the memory of engines
 TINY = ["size=[64,64]", "batch_size=2", "workers=0", "weights=none", "logger=csv", "trainer.precision=32-true"]
 
 
@@ -50,27 +49,40 @@ def frames_folder(tmp_path: Path) -> Path:
     return write_frames(tmp_path / "tiny")
 
 
+def quick(script: str, overrides: Sequence[str], steps: int | None) -> list[str]:
+    """The command line, of that many steps if it names no number itself, with few frames and rounds where it says
+    nothing of them and may."""
+    given = {override.partition("=")[0] for override in overrides}
+    if {"resume", "source"} & given or "data=l515" in overrides or script not in ("train.py", "prune.py", "deploy.py"):
+        return [*overrides]
+    options = {"evaluation.frames": 4, "measure.rounds": 2, "measure.memory": "false"}
+    if script == "deploy.py" and "compare" not in given:
+        options |= {"parity_frames": 4, "quantize.frames": 4, "quantize.gate_frames": 4}
+    if steps is not None and script != "deploy.py":
+        options |= {"trainer.max_steps": steps}
+    return [*overrides, *(f"{name}={value}" for name, value in options.items() if name not in given)]
+
+
 def train_command(*overrides: str, steps: int | None = None, script: str = "train.py", **environment: str) -> dict:
     """Arguments of subprocess.run/Popen for `python train.py overrides`, from the repository root, with one thread."""
     return {
-        "args": [sys.executable, script, *overrides],
+        "args": [sys.executable, script, *quick(script, overrides, steps)],
         "cwd": ROOT,
-        "env": script_environment(steps) | environment,
+        "env": script_environment() | environment,
     }
 
 
-def script_environment(steps: int | None) -> dict[str, str]:
+def script_environment() -> dict[str, str]:
     variables = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     variables.setdefault("WANDB_DATA_DIR", tempfile.gettempdir())  # else it stages tables in the home directory
-    variables.pop("MDE_MAX_STEPS", None)
-    return variables if steps is None else variables | {"MDE_MAX_STEPS": str(steps)}
+    return variables
 
 
 def call(
     *overrides: str, steps: int | None = None, script: str = "train.py", directory: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python train.py overrides`, or another script, to its end and returns the process with its output."""
-    return run_script(ROOT / script, [*overrides], directory, script_environment(steps) | environment)
+    return run_script(ROOT / script, quick(script, overrides, steps), directory, script_environment() | environment)
 
 
 @pytest.fixture

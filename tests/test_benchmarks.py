@@ -31,7 +31,7 @@ SHARED = Path(os.environ.get("MDE_SHARED", "../shared"))
 
 
 def run(script: str, *arguments: str) -> str:
-    done = call(*arguments, steps=1, script=script)
+    done = call(*arguments, script=script)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -54,7 +54,7 @@ def test_the_memory_benchmark_reads_the_resident_size(tmp_path):
 
 @pytest.mark.parametrize("given", ["sparsity", "files"])
 def test_the_deployment_benchmark_has_a_row_for_every_network_and_precision(given, tmp_path):
-    options = ["--size", "64", "64", "--threads", "1", "--engines", "openvino"]
+    options = ["--size", "64", "64", "--threads", "1", "--engines", "openvino", "--rounds", "2"]
     if given == "files":
         dense, narrow = random_network(), random_network()
         narrow.decoder.head.conv1 = torch.nn.Conv2d(64, 16, 3, padding=1)
@@ -85,7 +85,7 @@ def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_trai
     folder = SHARED.resolve() / "data/redwood"
     done = run_train("data=folder", f"data.root={folder}", *TINY, f"hydra.run.dir={run_dir}", steps=1)
     assert done.returncode == 0, done.stderr
-    printed = run("benchmarks/real_sets.py", f"mine={run_dir}", "--out", str(tmp_path / "table"))
+    printed = run("benchmarks/real_sets.py", f"mine={run_dir}", "--frames", "4", "--out", str(tmp_path / "table"))
     results = json.loads((tmp_path / "table/table.json").read_text())["results"]
     assert results.keys() == {"vertical ramp", "FastDepth INT8", "mine"}
     assert {"nyu", "kitti", "redkitchen", "redwood"} <= results["mine"].keys()
@@ -93,7 +93,7 @@ def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_trai
     row = next(line for line in printed.splitlines() if line.startswith("| redwood"))
     assert row.rstrip(" |").endswith("*")
     texts = ["--title", "Tiny", "--licence", "As redwood's.", "--limits", "Useless."]
-    card = run("benchmarks/ship.py", "tiny", str(run_dir), *texts, "--out", str(tmp_path))
+    card = run("benchmarks/ship.py", "tiny", str(run_dir), *texts, "--frames", "4", "--out", str(tmp_path))
     assert "# Tiny\n\n**Licence.** As redwood's." in card
     assert "python train.py data=folder data.root=$MDE_SHARED/data/redwood" in card
     assert "| redwood | | | learned from |" in card
@@ -101,7 +101,7 @@ def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_trai
     page = tmp_path / "tiny.md"
     written = page.read_text()
     page.write_text(re.sub(r"\| kitti .*", "| kitti | what it was once |", written))
-    run("benchmarks/ship.py", "tiny", "--measure", "--out", str(tmp_path))
+    run("benchmarks/ship.py", "tiny", "--measure", "--frames", "4", "--out", str(tmp_path))
     assert page.read_text() == written
 
 

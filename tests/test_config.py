@@ -37,6 +37,8 @@ CHOICES = [
     for script in ("train", "prune", "deploy")
     for path in sorted(CONF.glob("*/*.yaml"))
     if path.parent.name in groups_of(script)
+    # Most experiments are of training; what one changes of deploy.py lies in a folder of its own.
+    and (script != "deploy" or path.parent.name != "experiment" or (path.parent / "deploy" / path.name).exists())
 ]
 
 
@@ -107,3 +109,14 @@ def test_an_option_of_the_wrong_type_is_named_in_one_line(override):
     line = one_line(caught.value)
     assert line.startswith(f"option {override.partition('=')[0]}")
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("script", ["train", "prune", "deploy"])
+def test_a_quick_experiment_shortens_every_script_and_yields_to_the_command_line(script):
+    config = composed("experiment=quick", "measure.rounds=5", script=script)
+    assert (config.evaluation.frames, config.measure.rounds, config.measure.memory) == (8, 5, False)
+    assert (config.parity_frames if script == "deploy" else config.importance.images) == 4
+    assert (
+        script == "deploy" or composed("experiment=quick", "trainer.max_steps=7", script=script).trainer.max_steps == 7
+    )
+    assert composed(script=script).evaluation.frames is None

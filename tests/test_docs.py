@@ -62,6 +62,8 @@ def check(script: str, arguments: list[str], directory: Path) -> None:
     if script == EMULATOR:
         assert emulator.main([str(directory / arguments[0]), "--frames", "24", "--size", "48", "64"]) == 0
         return
+    if script != "deploy.py" and not any(argument.startswith("resume=") for argument in arguments):
+        arguments = [argument for argument in arguments if not argument.startswith("trainer.max_steps=")]
     two = {"trainer.max_minutes=0.00001", "resume=outputs/train/long"}  # of two steps one is left to continue with
     done = run(script, arguments, directory, steps=2 if two & set(arguments) else 1)
     if "trainer.max_stepz=3" in arguments:  # shown as a mistake

@@ -11,7 +11,6 @@ from mde.evaluation import (
     check_truth,
     evaluate,
     evaluation_sets,
-    frame_limit,
     network_predictor,
     ramp_predictor,
     spread,
@@ -130,13 +129,6 @@ def test_limits_spread_evenly_and_never_repeat():
     assert spread(3, 8) == [0, 1, 2]
     assert spread(100, 4) == [0, 25, 50, 75]
     assert spread(0, 4) == []
-
-
-def test_the_environment_limits_the_frames(monkeypatch):
-    monkeypatch.delenv("MDE_MAX_STEPS", raising=False)
-    assert frame_limit() is None
-    monkeypatch.setenv("MDE_MAX_STEPS", "3")
-    assert frame_limit() == 12
 
 
 def test_a_network_sees_the_stretched_normalised_image(tmp_path):

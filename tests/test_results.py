@@ -218,17 +218,6 @@ def test_what_was_interrupted_goes_on_in_its_directory_or_begins_anew(monkeypatc
     assert not deployment.path.exists()
 
 
-def test_a_brief_step_evaluates_few_frames_and_others_all(monkeypatch):
-    limits = []
-    monkeypatch.setattr(
-        steps.subprocess, "run", lambda command, env, **_: limits.append(env.get("MDE_MAX_STEPS", "none"))
-    )
-    monkeypatch.delenv("MDE_MAX_STEPS", raising=False)
-    steps.Step("name", "command").run()
-    steps.Step("name", "command", brief=True).run()
-    assert limits == ["none", "25"]
-
-
 def test_the_pareto_figure_is_drawn(record, figures_of, tmp_path):
     tables.pareto(figures_of(record), tmp_path / "pareto.png")
     assert (tmp_path / "pareto.png").stat().st_size > 10_000

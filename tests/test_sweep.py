@@ -293,7 +293,6 @@ def test_a_search_finds_the_pareto_set_past_failures_and_goes_on_where_it_was_ki
 
 
 def test_what_a_search_chose_is_tested_once_beside_what_it_was_before(monkeypatch, tmp_path):
-    monkeypatch.setenv("MDE_MAX_STEPS", "1")
     frames = write_frames(tmp_path / "tiny", split={f"{n:03}": "test" if n < 4 else "train" for n in range(10)})
     options = ["data=folder", f"data.root={frames}", "size=[64,64]", "weights=shipped", "sweep.search=true"]
     model, row = build_model("midas_small", encoder="lite0"), {"protocol": "inverse_depth", "alignment": "per_frame"}
@@ -324,13 +323,13 @@ def test_what_a_search_chose_is_tested_once_beside_what_it_was_before(monkeypatc
     assert evaluate_chosen(jobs) == []
 
 
-def test_latency_of_finished_networks_is_measured_beside_their_reference(monkeypatch, tmp_path):
-    monkeypatch.setenv("MDE_MAX_STEPS", "1")
+def test_latency_of_finished_networks_is_measured_beside_their_reference(tmp_path):
     model = build_model("midas_small", encoder="lite0")
     for name, size in (("a", (64, 64)), ("wide", (64, 96)), ("bad", (64, 64))):
         (tmp_path / name).mkdir()
         save_model(model, tmp_path / name / "model.safetensors")
         write_record(tmp_path / name, new_record("complete", model=describe_model(model, size)))
+        save_options(tmp_path / name, composed("measure.rounds=2", "measure.memory=false"))
     (tmp_path / "bad/model.safetensors").write_bytes(b"no network")
     problems = measure([tmp_path / name for name in ("a", "wide", "bad")])
     assert len(problems) == 1

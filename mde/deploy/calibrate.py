@@ -16,7 +16,6 @@ from mde.deploy.compare import Candidate, out_on_error
 from mde.deploy.description import Calibration, description_file, files_of, write_description
 from mde.deploy.runtime import load_runtime
 from mde.errors import MdeError
-from mde.evaluation import frame_limit
 from mde.metrics import truth_mask
 from mde.progress import track
 from mde.report.terminal import say
@@ -45,7 +44,7 @@ def calibrate(
     A file in the run directory gets the calibration itself; others are copied to calibrated/<number>/.
     """
     with open_sensor(source, settings) as stream, closing(Ahead(stream).__iter__()) as frames:
-        limit = min(count or MOST, frame_limit() or count or MOST)
+        limit = count or MOST
         seen = list(track(islice(frames, limit), f"calibrating on {stream.name}", limit, transient=True))
     if not seen:
         raise MdeError(f"calibrate={source}: no frame in it; {stream.account.problem or 'is it whole?'}")

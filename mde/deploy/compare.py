@@ -16,18 +16,19 @@ from omegaconf import DictConfig
 
 from mde.benchmark import interleave, latency_entry
 from mde.builders import built
+from mde.config import MeasureConfig
 from mde.data.sample import Frames, Sample, Splits
 from mde.deploy.description import Description, files_of, network_file
 from mde.deploy.job import recorded
 from mde.deploy.options import only
 from mde.deploy.reference import open_published, published_graph
 from mde.deploy.runtime import load_runtime, runtime_predictor
-from mde.deploy.speed import WARMUP, camera_image, library, rounds, time_around
+from mde.deploy.speed import WARMUP, camera_image, library, time_around
 from mde.deploy.targets import Request
 from mde.engine_memory import peak_memory
 from mde.engines import OPENVINO_DEFAULT, Engine, default_precision
 from mde.errors import MdeError
-from mde.evaluation import evaluate, evaluation_sets, frame_limit, ramp_predictor, spread
+from mde.evaluation import evaluate, evaluation_sets, ramp_predictor, spread
 from mde.jetson.builder import read_record
 from mde.models import read_metadata
 from mde.models.registry import PUBLISHED, as_published
@@ -39,7 +40,8 @@ from mde.report.terminal import say
 from mde.runs import save_options
 
 SHOWN = 4  # frames in the picture sheet
-OPTIONS = {"compare", "data", "evaluate", "default_precision", "threads", "seed", "size"}  # that mean something here
+# That mean something here.
+OPTIONS = {"compare", "data", "evaluate", "evaluation", "measure", "default_precision", "threads", "seed", "size"}
 
 
 class Candidate:
@@ -99,10 +101,10 @@ def carry_out(config: DictConfig, run_dir: Path, record: dict[str, Any]) -> None
     splits: Splits = built("data", config.data)
     sets = evaluation_sets(splits, config.evaluate)
     per_frame: PerFrame = defaultdict(dict)
-    record["baselines"] = quality(candidates, sets, per_frame)
+    record["baselines"] = quality(candidates, sets, config.evaluation.frames, per_frame)
     write_frames(run_dir, per_frame)
     if candidates := left(candidates):
-        latency(candidates, config.threads)
+        latency(candidates, config.threads, config.measure)
     if candidates := left(candidates):
         with dispensable("pictures"):
             record["sheet"] = draw(candidates, sets[0], run_dir)
@@ -159,8 +161,11 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def quality(candidates: Sequence[Candidate], sets: Sequence[Frames], per_frame: PerFrame) -> dict[str, Any]:
-    """Every candidate's on every set, in its record, and each frame's delta1; returns the baseline that knows nothing.
+def quality(
+    candidates: Sequence[Candidate], sets: Sequence[Frames], limit: int | None, per_frame: PerFrame
+) -> dict[str, Any]:
+    """Every candidate's on every set, of at most `limit` frames each, in its record, and each frame's delta1; returns
+    the baseline that knows nothing.
 
     What predicts depth is fitted in inverse depth, as all others are, and once more in depth, in an entry of its own.
     """
@@ -173,7 +178,7 @@ def quality(candidates: Sequence[Candidate], sets: Sequence[Frames], per_frame: 
 
     ramp = {}
     for frames in sets:
-        run = partial(evaluate, frames=frames, limit=frame_limit())
+        run = partial(evaluate, frames=frames, limit=limit)
         ramp[frames.name] = run(ramp_predictor, on_frame=column("vertical_ramp"))
         for candidate in left(candidates):
             with out_on_error(candidate.record):
@@ -186,7 +191,7 @@ def quality(candidates: Sequence[Candidate], sets: Sequence[Frames], per_frame: 
     return {"vertical_ramp": ramp}
 
 
-def latency(candidates: Sequence[Candidate], threads: int) -> None:
+def latency(candidates: Sequence[Candidate], threads: int, measure: MeasureConfig) -> None:
     """All in one round after the other, the published graphs that they are compared with among them.
 
     With it a candidate's record is complete.
@@ -206,7 +211,7 @@ def latency(candidates: Sequence[Candidate], threads: int) -> None:
                 baselines[candidate.name] = baseline.label
             except Exception as error:
                 say(f"{candidate.name}: no speed-up against the published graph: {_reason(error)}")
-        times = interleave(calls, WARMUP, rounds())
+        times = interleave(calls, WARMUP, measure.rounds)
     for candidate in candidates:
         with out_on_error(candidate.record):
             about, against = candidate.runtime.description, baselines[candidate.name]
@@ -218,8 +223,9 @@ def latency(candidates: Sequence[Candidate], threads: int) -> None:
                 "baseline": against,
             }
             entry |= {"engine_version": library(about.engine, candidate.path)}
-            entry |= time_around(candidate.runtime)
-            entry["peak_rss_mb"] = peak_memory(about.engine, candidate.path, images[candidate.name], threads)
+            entry |= time_around(candidate.runtime, measure.rounds)
+            if measure.memory:
+                entry["peak_rss_mb"] = peak_memory(about.engine, candidate.path, images[candidate.name], threads)
             candidate.record["latency"][about.engine] = entry
             candidate.record["status"] = "complete"
 

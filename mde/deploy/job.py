@@ -23,7 +23,7 @@ from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
 from mde.deploy.targets import PRECISIONS, TARGETS, Request, check_target, typed_onnx, write_target
 from mde.engines import graph_engine, tensorrt_stand_in
 from mde.errors import MdeError
-from mde.evaluation import evaluate, frame_limit, spread
+from mde.evaluation import evaluate, spread
 from mde.export import ImageGraph, deployable
 from mde.jetson.cudart import present_device
 from mde.models import build_model, load_model, read_metadata, save_model, trained_size
@@ -137,7 +137,6 @@ def prepare(config: DictConfig, run_dir: Path, folder: Path) -> Job:
 
 def calibration(network: Runtime, splits: Splits, count: int) -> list[np.ndarray]:
     """`count` training images, spread evenly over the scenes, whole: uint8 (1, H, W, 3)."""
-    count = min(count, frame_limit() or count)
     images = []
     for part in parts_of(splits.train):
         share = -(-count // len(parts_of(splits.train)))
@@ -152,7 +151,7 @@ def build(job: Job) -> tuple[Runtime, Gated[Runtime] | None]:
     if precision not in ("int8", "dynamic") or job.request.scales:
         return written(job, ()), None
     parts, config = parts_of(job.splits.validation), job.config.quantize
-    limit = min(config.gate_frames, frame_limit() or config.gate_frames)
+    limit = config.gate_frames
 
     def delta1(runtime: Runtime) -> np.ndarray:
         predict = runtime_predictor(runtime)

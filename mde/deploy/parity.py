@@ -9,7 +9,7 @@ import numpy as np
 from mde.data.sample import Frames, Sample
 from mde.deploy.runtime import Runtime, runtime_predictor
 from mde.errors import MdeError
-from mde.evaluation import frame_limit, spread
+from mde.evaluation import spread
 from mde.jetson.depth import PARITY, differences
 from mde.progress import track
 from mde.report.pictures import picture_sheet, save_picture
@@ -31,7 +31,7 @@ class Parity:
 
 def measure_parity(runtime: Runtime, network: Runtime, frames: Frames, count: int) -> Parity:
     """`runtime` against `network`, in PyTorch, on `count` of `frames`, spread evenly, at the network's size."""
-    chosen = spread(len(frames), min(count, frame_limit() or count))
+    chosen = spread(len(frames), count)
     largest, means = [], []
     for index in track(chosen, f"parity in {runtime.description.engine}", transient=True):
         rgb = frames[index].image.permute(1, 2, 0).numpy()

@@ -4,7 +4,6 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from mde.deploy.runtime import Runtime, load_runtime
 from mde.deploy.source import Source, open_source
 from mde.deploy.targets import TARGETS
 from mde.errors import MdeError
-from mde.evaluation import frame_limit
 from mde.jetson.depth import PARITY, differences
 from mde.progress import track
 from mde.report.record import new_record
@@ -143,7 +141,7 @@ def follow(source: Source, predictor: Predictor, run_dir: Path, entry: dict[str,
     results = results_of(source, predictor.runtime, run_dir)
     entry |= {"frames": 0, "seconds": 0.0, "failed": source.failed, "parity": None}
     colours = ColourRange(source.rate)
-    frames = track(islice(source.frames, frame_limit()), source.name, source.count, transient=True)
+    frames = track(source.frames, source.name, source.count, transient=True)
     with ExitStack() as stack:
         for result in results:
             stack.enter_context(result)

@@ -21,7 +21,7 @@ from mde.deploy.reference import published_graph
 from mde.deploy.runtime import Runtime, runtime_predictor
 from mde.deploy.speed import latency, library, profile
 from mde.deploy.targets import PRECISIONS, Request
-from mde.evaluation import evaluate, evaluation_sets, frame_limit, health_on, ramp_predictor
+from mde.evaluation import evaluate, evaluation_sets, health_on, ramp_predictor
 from mde.models.health import lost_skips
 from mde.report.dispensable import dispensable
 from mde.report.pictures import save_sheets
@@ -105,10 +105,9 @@ def for_board(job: Job, request: Request, record: dict[str, Any], frames: Frames
 
 def quality(job: Job, runtime: Runtime, record: dict[str, Any], evaluated: list[Frames]) -> None:
     """Evaluates the deployed file beside the float network and the ramp, and draws both."""
-    limit = frame_limit()
     record["quality"], floats, ramp = {}, {}, {}
     for frames in evaluated:
-        run = partial(evaluate, frames=frames, limit=limit)
+        run = partial(evaluate, frames=frames, limit=job.config.evaluation.frames)
         record["quality"][frames.name] = run(runtime_predictor(runtime), progress=f"evaluating on {frames.name}")
         floats[frames.name] = run(runtime_predictor(job.network), progress=f"in PyTorch: {frames.name}")
         ramp[frames.name] = run(ramp_predictor)

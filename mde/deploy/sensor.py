@@ -27,7 +27,6 @@ from mde.deploy.predict import DEPLOYED, Predictor
 from mde.deploy.runtime import Runtime
 from mde.deploy.view import new_view
 from mde.errors import MdeError
-from mde.evaluation import frame_limit
 from mde.progress import track
 from mde.report.dispensable import dispensable
 from mde.report.pictures import comparison_sheet, picture_sheet, save_picture
@@ -148,7 +147,6 @@ def follow(
 ) -> None:
     """Frame after frame, to the end, data.frames of them, or Ctrl-C at a camera. What was seen is kept in any case."""
     library_records = config.record is not None and Path(config.record).suffix in RECORDINGS
-    limit = min((n for n in (config.data.frames, frame_limit()) if n is not None), default=None)
     with ExitStack() as stack:
         stream = open_sensor(config.data.source, settings, Path(config.record) if library_records else None)
         stack.enter_context(stream)
@@ -161,7 +159,9 @@ def follow(
         seen = Seen(stream, candidates, config.parity_frames)
         frames = stack.enter_context(closing(Ahead(stream).__iter__()))
         try:
-            for frame in track(islice(frames, limit), stream.name, stream.count or limit, transient=True):
+            for frame in track(
+                islice(frames, config.data.frames), stream.name, stream.count or config.data.frames, transient=True
+            ):
                 if recorder is not None:
                     recorder.add(frame)
                 rows, predicted = seen.add(frame)

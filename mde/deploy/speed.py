@@ -13,12 +13,11 @@ from mde.deploy.reference import open_published, published_graph
 from mde.deploy.runtime import Runtime
 from mde.engine_memory import peak_memory
 from mde.engines import engine_version
-from mde.evaluation import frame_limit
 from mde.jetson.builder import read_record
 from mde.profile import PROFILERS, layer_times
 from mde.report.layers import write_layers
 
-WARMUP, ROUNDS = 5, 40
+WARMUP = 5
 CAMERA = (480, 640)  # height, width of the image in whose time pre- and post-processing are measured
 
 
@@ -33,15 +32,16 @@ def latency(job: Job, runtime: Runtime) -> tuple[dict[str, Any], dict[str, Any]]
     reference = open_published(job.target, replace(job.request, graph=graph), job.config.threads)
     image = runtime.preprocess(camera_image())
     calls = {"reference": partial(reference, image), "model": partial(runtime.infer, image)}
-    times = interleave(calls, WARMUP, rounds())
+    times = interleave(calls, WARMUP, job.config.measure.rounds)
     common |= {"engine_version": library(job.target, job.file)}
     entry = latency_entry(times["model"], times["reference"]) | common | {"precision": job.request.precision}
-    entry |= time_around(runtime)
-    entry["peak_rss_mb"] = peak_memory(job.target, job.file, image, job.config.threads)
+    entry |= time_around(runtime, job.config.measure.rounds)
+    if job.config.measure.memory:
+        entry["peak_rss_mb"] = peak_memory(job.target, job.file, image, job.config.threads)
     return {job.target: entry}, {job.target: latency_entry(times["reference"], times["reference"]) | common}
 
 
-def time_around(runtime: Runtime) -> dict[str, float]:
+def time_around(runtime: Runtime, rounds: int) -> dict[str, float]:
     """Median milliseconds of what comes before and after the engine, for an image of CAMERA's size."""
     rgb = camera_image()
     output = runtime.infer(runtime.preprocess(rgb))
@@ -49,14 +49,16 @@ def time_around(runtime: Runtime) -> dict[str, float]:
         "preprocess_ms": partial(runtime.preprocess, rgb),
         "postprocess_ms": partial(runtime.postprocess, output, CAMERA),
     }
-    return {name: float(np.median(values)) for name, values in interleave(calls, WARMUP, rounds()).items()}
+    return {name: float(np.median(values)) for name, values in interleave(calls, WARMUP, rounds).items()}
 
 
 def profile(job: Job, runtime: Runtime) -> None:
     """Writes layers.csv where the engine gives the times of its layers."""
     if job.runs_here and job.target in PROFILERS:
         image = runtime.preprocess(camera_image())
-        write_layers(job.run_dir, layer_times(job.target, job.file, image, rounds(), job.config.threads))
+        write_layers(
+            job.run_dir, layer_times(job.target, job.file, image, job.config.measure.rounds, job.config.threads)
+        )
 
 
 def library(engine: str, path: Path) -> str:
@@ -65,10 +67,6 @@ def library(engine: str, path: Path) -> str:
         return engine_version(engine)
     built = read_record(str(path))
     return f"{built['library']} {built['library_version']}"
-
-
-def rounds() -> int:
-    return min(ROUNDS, frame_limit() or ROUNDS)
 
 
 def camera_image() -> np.ndarray:

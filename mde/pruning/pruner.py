@@ -15,7 +15,6 @@ from mde.atomic_file import atomic_file
 from mde.config import ImportanceConfig, PruneConfig, RecoveryConfig
 from mde.data.datamodule import DepthData
 from mde.errors import MdeError
-from mde.evaluation import frame_limit
 from mde.models import load_model, save_model
 from mde.models.build import dense_of
 from mde.models.network import DepthNetwork
@@ -122,7 +121,7 @@ class Pruner(Compression):
         model = module.model
         before = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
         module.eval()
-        images = torch.stack([sample["image"] for sample in data.calibration(_few(self.recovery.batchnorm_images))])
+        images = torch.stack([sample["image"] for sample in data.calibration(self.recovery.batchnorm_images)])
         images = images.to(next(model.parameters()).device)
         optimizer = trainer.optimizers[0] if trainer else None
         if self.options.kind == "channel":
@@ -153,7 +152,7 @@ class Pruner(Compression):
         layers = layers_of(model, groups, self.size)
         scores = channel_importance(model, groups, self.importance.kind, self._gradients(module, data))
         if options.scan and first:
-            rows = scan(model, groups, layers, scores, data.splits.validation, images, frame_limit() or 16)
+            rows = scan(model, groups, layers, scores, data.splits.validation, images, 16)
             with dispensable("sensitivity"):
                 plot_scan(rows, self.run_dir / "pictures" / "sensitivity.png")
                 with atomic_file(self.run_dir / "sensitivity.json") as file:
@@ -234,7 +233,7 @@ class Pruner(Compression):
             return None
         device = next(module.model.parameters()).device
         images = ({key: value[None].to(device) for key, value in sample.items() if isinstance(value, Tensor)}
-                  for sample in data.calibration(_few(self.importance.images)))  # fmt: skip
+                  for sample in data.calibration(self.importance.images))  # fmt: skip
         last = partial(module.objective, step=module.max_steps)  # the loss that the run ends with
 
         def loss(prediction: Tensor, image: Mapping[str, Tensor]) -> Tensor:
@@ -257,7 +256,3 @@ class Pruner(Compression):
             self.recovery.output,
             self.recovery.features,
         )
-
-
-def _few(images: int) -> int:
-    return min(images, frame_limit() or images)

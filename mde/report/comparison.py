@@ -37,7 +37,11 @@ def comparison_table(record: dict[str, Any]) -> list[list[str]]:
         row += [f"{model['input'][0]} x {model['input'][1]}", f"{model['file_bytes'] / 1e6:.1f}"]
         row += [f"{quality[key]:.3f}" for key in ("delta1", "rmse", "mae")]
         row += [f"{times[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms")]
-        row += [f"{times['fps']:.1f}", f"{times['peak_rss_mb']:.0f}", f"{times['speedup_vs_reference']:.2f}x"]
+        row += [
+            f"{times['fps']:.1f}",
+            "-" if times["peak_rss_mb"] is None else f"{times['peak_rss_mb']:.0f}",
+            f"{times['speedup_vs_reference']:.2f}x",
+        ]
         rows.append([*row, numbers.get(times["baseline"], "published"), "*" if on_front else ""])
     return rows
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,12 +52,11 @@ def measure(run_dirs: list[Path]) -> list[str]:
 
 def _measure_group(name: str, options: dict[str, Any], size: tuple[int, int], run_dirs: list[Path]) -> list[str]:
     graphs: dict[str, nn.Module] = {REFERENCE: build_model(name, **options)}
-    short = bool(os.environ.get("MDE_MAX_STEPS"))  # a test
     first: dict[str, str] = {}  # jobs that prune one network keep a copy of it each: it is measured once
     same = {file: first.setdefault(_digest(file), str(file)) for run_dir in run_dirs for file in networks(run_dir)}
     try:
         graphs |= {file: deployable(load_model(file)) for file in first.values()}
-        entries = measure_latency(graphs, size, warmup=1 if short else 5, rounds=2 if short else 30, memory=not short)
+        entries = measure_latency(graphs, size, **load_options(run_dirs[0], PruneRunConfig).measure)
     except MdeError as error:
         if len(run_dirs) == 1:
             return [f"{run_dirs[0].name}: latency not measured: {error}"]

@@ -10,7 +10,6 @@ from torch import Tensor
 from mde.data.datamodule import DepthData
 from mde.deploy.quantization.fake import SCALES, activation_scales, convolutions, fake_quantize
 from mde.errors import MdeError
-from mde.evaluation import frame_limit
 from mde.export.rewrites import fold_batchnorm
 from mde.models import save_model
 from mde.models.build import UNTRAINED
@@ -83,7 +82,7 @@ class QuantizationAware(Compression):
                 save_model(model, self.dense_file)
             fold_batchnorm(model)
             device = next(model.parameters()).device
-            samples = data.calibration(min(self.frames, frame_limit() or self.frames))
+            samples = data.calibration(self.frames)
             scales = activation_scales(model, (sample["image"][None].to(device) for sample in samples))
             self.scales = trainer.strategy.broadcast(scales) if trainer else scales
         fake_quantize(model, self.scales)

@@ -1,6 +1,5 @@
 """`train.py` from the composed configuration to a finished run directory."""
 
-import os
 import signal
 import sys
 from functools import partial
@@ -30,7 +29,6 @@ from mde.evaluation import (
     check_truth,
     evaluate,
     evaluation_sets,
-    frame_limit,
     health_on,
     network_predictor,
     ramp_predictor,
@@ -90,7 +88,7 @@ def train(config: DictConfig) -> Path:
         config.trainer.validate_every,
         config.protocol,
         run_dir / "pictures",
-        frame_limit(),
+        config.evaluation.frames,
     )
     trainer = build_trainer(config, run_dir, [compression, validation] if compression else [validation])
     if (run_dir / LAST).exists():
@@ -262,7 +260,7 @@ def finish(
         record["before"] = {"model": describe_model(dense, size, compression.dense_file), "quality": {}}
     predict = network_predictor(evaluable(config, run_dir), size)
     if searched(config):
-        record["validation"] = qualities(predict, sets, config.protocol, "validation")
+        record["validation"] = qualities(predict, sets, config, "validation")
         with dispensable("pictures", record["notes"]):
             save_sheets(sets, predict, run_dir)
     else:
@@ -270,7 +268,7 @@ def finish(
     record["health"] = health_on(model, sets[0], size)
     record["notes"] += lost_skips(record["health"]["skip_share"])
     if HydraConfig.get().mode == RunMode.RUN:  # jobs of a sweep may run side by side: it measures them at its end
-        add_latency(record, model, dense if compression else None, size)
+        add_latency(record, model, dense if compression else None, config)
     record["status"] = "complete"
     write_record(run_dir, record)
     show_quality(record)
@@ -291,14 +289,14 @@ def final_evaluation(
     """Evaluates the run's network on every set, beside what it was before (`dense_file`) and the ramp, and draws it."""
     size = (config.size[0], config.size[1])
     predict = network_predictor(evaluable(config, run_dir), size)
-    record["quality"] = qualities(predict, sets, config.protocol, "evaluating")
+    record["quality"] = qualities(predict, sets, config, "evaluating")
     if dense_file is not None:
         dense = load_model(dense_file)
         known = known_qualities(config, dense, record["quality"])
         rest = [frames for frames in sets if frames.name not in known]
-        found = qualities(network_predictor(dense, size), rest, config.protocol, "before: evaluating")
+        found = qualities(network_predictor(dense, size), rest, config, "before: evaluating")
         record["before"]["quality"] = known | found
-    record["baselines"] = {"vertical_ramp": qualities(ramp_predictor, sets, config.protocol, None)}
+    record["baselines"] = {"vertical_ramp": qualities(ramp_predictor, sets, config, None)}
     with dispensable("pictures", record["notes"]):
         save_sheets(sets, predict, run_dir)
 
@@ -337,19 +335,20 @@ def alike(entry: dict[str, Any]) -> tuple[str, ...]:
     return tuple(entry[key] for key in ("content", "protocol", "alignment"))
 
 
-def qualities(predict: Predictor, sets: list[Frames], protocol: str, title: str | None) -> dict[str, dict[str, Any]]:
+def qualities(
+    predict: Predictor, sets: list[Frames], config: DictConfig, title: str | None
+) -> dict[str, dict[str, Any]]:
     """The quality entry of every set; `title` begins that of each progress bar, None: there is none."""
-    limit, titles = frame_limit(), {frames.name: title and f"{title} on {frames.name}" for frames in sets}
-    return {f.name: evaluate(predict, f, protocol=protocol, limit=limit, progress=titles[f.name]) for f in sets}
+    run = partial(evaluate, predict, protocol=config.protocol, limit=config.evaluation.frames)
+    return {frames.name: run(frames, progress=title and f"{title} on {frames.name}") for frames in sets}
 
 
-def add_latency(record: dict[str, Any], model: DepthNetwork, dense: DepthNetwork | None, size: tuple[int, int]) -> None:
+def add_latency(record: dict[str, Any], model: DepthNetwork, dense: DepthNetwork | None, config: DictConfig) -> None:
     """Measures network, dense network and the published graph side by side, and puts their times into the record."""
     graphs: dict[str, nn.Module] = {"reference": build_model(model.name, **as_published(model.options))}
     graphs |= {"before": deployable(dense)} if dense is not None else {}
-    limit = frame_limit()  # a test: few rounds, and no processes to measure memory in
     graphs |= {"model": deployable(model)}
-    latency = measure_latency(graphs, size, rounds=min(30, limit or 30), memory=limit is None)
+    latency = measure_latency(graphs, (config.size[0], config.size[1]), **config.measure)
     record["latency"] = latency["model"]
     record["reference_latency"] = latency["reference"]
     if dense is not None:
@@ -359,15 +358,12 @@ def add_latency(record: dict[str, Any], model: DepthNetwork, dense: DepthNetwork
 def prepared(config: DictConfig) -> DictConfig:
     """The configuration to run, checked, with "auto" and null replaced by what they stand for.
 
-    With resume=DIR the options are those of that run, with this command line's on top. With MDE_MAX_STEPS=n in the
-    environment a run ends after n steps and evaluates 4 n frames of each set: for tests.
+    With resume=DIR the options are those of that run, with this command line's on top.
     """
     if config.resume:
         config = resumed(config)
     config.trainer.precision = precision(config.trainer)
     fill_in(config)
-    if limit := os.environ.get("MDE_MAX_STEPS"):
-        config.trainer.max_steps = min(config.trainer.max_steps, int(limit))
     check_size(config.size)
     for option, least in {
         "batch_size": 1,

@@ -58,7 +58,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compare(*overrides: str, run_dir: Path) -> subprocess.CompletedProcess[str]:
-    return call(*overrides, f"hydra.run.dir={run_dir}", "threads=1", steps=1, script="deploy.py")
+    return call(*overrides, f"hydra.run.dir={run_dir}", "threads=1", script="deploy.py")
 
 
 def test_files_are_compared_on_one_page_and_one_that_fails_is_named(deployed: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_files_are_compared_on_one_page_and_one_that_fails_is_named(deployed: Pa
     ours, theirs = own["latency"]["onnxruntime"], foreign["latency"]["openvino"]
     assert ours["baseline"] == "published graph of midas_small lite0, 64 x 64 nhwc uint8, fp32 in onnxruntime"
     assert theirs["baseline"] == "own/model.onnx"
-    assert ours["runs"] == theirs["runs"] == 4
+    assert ours["runs"] == theirs["runs"] == 2
     page = (run_dir / "report.html").read_text()
     assert page.count("src='data:image/png;base64,") == 2
     assert "2 of 3 files compared" in page
@@ -125,12 +125,12 @@ def compare_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     for user in (module, options):
         monkeypatch.setattr(user, "HydraConfig", SimpleNamespace(get=lambda: hydra))
     monkeypatch.setattr(module, "peak_memory", lambda *_: 1.0)
-    monkeypatch.setenv("MDE_MAX_STEPS", "2")
     frames = write_frames(tmp_path / "frames")
 
     def run(*files: Path, given: str = "seed=0") -> dict[str, Any]:
         listed = f"compare=[{','.join(map(str, files))}]"
-        config = composed("data=folder", f"data.root={frames}", "threads=1", listed, given, script="deploy")
+        options = ["data=folder", f"data.root={frames}", "threads=1", "experiment=quick"]
+        config = composed(*options, listed, given, script="deploy")
         raised: BaseException | None = None
         try:
             module.compare(config)
@@ -174,7 +174,7 @@ def test_a_comparison_whose_only_file_fails_when_its_memory_is_measured_has_a_pa
         raise MdeError("cannot be run in a process of its own")
 
     monkeypatch.setattr(module, "peak_memory", fail)
-    record = compare_here(copied(deployed, tmp_path / "alone"))
+    record = compare_here(copied(deployed, tmp_path / "alone"), given="measure.memory=true")
     reason = "compare: 1 of 1 files failed: model.onnx: cannot be run in a process of its own"
     assert str(record["raised"]) == record["error"] == reason
     assert [entry["status"] for entry in record["candidates"]] == ["failed"]
@@ -228,7 +228,7 @@ def test_pre_and_post_processing_are_timed_on_the_threads_that_the_page_names(
 ) -> None:
     used: list[int] = []
 
-    def timed(runtime: Runtime) -> dict[str, float]:
+    def timed(runtime: Runtime, rounds: int) -> dict[str, float]:
         used.append(torch.get_num_threads())
         return {}
 

@@ -68,7 +68,7 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def deploy(*overrides: str) -> subprocess.CompletedProcess[str]:
-    return call(*overrides, steps=1, script="deploy.py")
+    return call(*overrides, script="deploy.py")
 
 
 def photo(seed: int = 0, height: int = 50, width: int = 70) -> np.ndarray:

@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def deploy(checkpoint: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-        return call(*overrides, f"checkpoint={checkpoint}", steps=1, script="deploy.py")
+        return call(*overrides, f"checkpoint={checkpoint}", script="deploy.py")
 
     return run
 

@@ -20,7 +20,7 @@ from mde.pruning.importance import channel_importance
 from mde.pruning.schedule import Schedule
 from mde.pruning.structure import channel_groups, keep_channels
 from mde.training.trainer import LAST
-from tests.conftest import MOST, TINY, train_command
+from tests.conftest import TINY, train_command
 from tests.test_config import composed
 
 
@@ -43,7 +43,7 @@ def prune(run, tiny, trained, tmp_path, *overrides):
     """Runs prune.py and returns its record, which must be complete."""
     options = [item for item in tiny if not item.startswith("weights=")]
     options += [f"checkpoint={trained}", f"hydra.run.dir={tmp_path}/pruned"]
-    done = run(*options, *overrides, script="prune.py", steps=MOST)
+    done = run(*options, *overrides, script="prune.py")
     assert done.returncode == 0, done.stderr
     return json.loads((tmp_path / "pruned/metrics.json").read_text())
 
@@ -77,9 +77,9 @@ def test_a_run_killed_in_mid_schedule_ends_with_the_same_network_as_one_that_was
     options += ["schedule.interval=2", "trainer.max_steps=8", "importance=l1", "recovery.batchnorm_images=2"]
     options += ["prune.blocks=2"] if kind == "channel" else []
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_train(*options, f"hydra.run.dir={whole}", steps=MOST).returncode == 0
+    assert run_train(*options, f"hydra.run.dir={whole}").returncode == 0
     each_step = "trainer.checkpoint_minutes=0.00001"
-    command = train_command(*options, each_step, f"hydra.run.dir={killed}", steps=MOST)
+    command = train_command(*options, each_step, f"hydra.run.dir={killed}")
     process = subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     for line in process.stdout:
         if "step 4: pruned" in line:
@@ -91,7 +91,7 @@ def test_a_run_killed_in_mid_schedule_ends_with_the_same_network_as_one_that_was
     process.wait()
     process.stdout.close()
     assert torch.load(checkpoint, weights_only=True)["global_step"] < 7, "killed too late to show anything"
-    resumed = run_train(f"resume={killed}", steps=MOST)
+    resumed = run_train(f"resume={killed}")
     assert resumed.returncode == 0, resumed.stderr
     assert "step 4: pruned" not in resumed.stdout, "done already"
     assert "step 6: pruned" in resumed.stdout
@@ -257,7 +257,7 @@ def test_structural_pruning_in_several_processes_is_refused_in_one_line(run_trai
 def test_masks_hold_in_several_processes(run_train, tiny, tmp_path):
     options = ["prune=fine_grained", "sparsity=0.5", "schedule.start=1", "schedule.end=2", "trainer=ddp"]
     options += ["trainer.accelerator=cpu", "trainer.devices=2", "batch_size=2", "trainer.max_steps=3"]
-    answer = run_train(*tiny, *options, f"hydra.run.dir={tmp_path}/run", steps=MOST)
+    answer = run_train(*tiny, *options, f"hydra.run.dir={tmp_path}/run")
     assert answer.returncode == 0, answer.stderr[-2000:]
     record = json.loads((tmp_path / "run/metrics.json").read_text())
     assert record["status"] == "complete"

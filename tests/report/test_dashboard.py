@@ -184,7 +184,6 @@ def test_a_missing_package_is_one_line(monkeypatch, capsys):
 
 
 def test_what_a_sweep_measures_at_its_end_joins_the_runs_of_its_jobs(monkeypatch, tmp_path, run_dir):
-    monkeypatch.setenv("MDE_MAX_STEPS", "1")
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
     job = shutil.copytree(run_dir, tmp_path / "job")
     write_record(job, read_record(job) | {"latency": {}})

@@ -24,7 +24,7 @@ from mde.models import build_model, load_model, save_model
 from mde.pruning.run import prune
 from mde.report.record import new_record, write_record
 from mde.training.run import fill_in, fit, known_qualities, network_options, trained_on
-from tests.conftest import MOST, ROOT, TINY, script_environment, train_command
+from tests.conftest import ROOT, TINY, quick, script_environment, train_command
 from tests.forked import run_script
 from tests.test_config import composed
 
@@ -63,10 +63,10 @@ def test_a_run_leaves_everything_the_contract_names(run_train, frames_folder, tm
 def test_a_killed_run_continues_to_the_same_weights_as_one_that_was_not(run_train, frames_folder, tmp_path):
     options = ["data=folder", f"data.root={frames_folder}", *TINY, "trainer.max_steps=12", "trainer.validate_every=5"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run_train(*options, f"hydra.run.dir={whole}", steps=MOST).returncode == 0
+    assert run_train(*options, f"hydra.run.dir={whole}").returncode == 0
     each_step = "trainer.checkpoint_minutes=0.00001"
     process = subprocess.Popen(
-        **train_command(*options, each_step, f"hydra.run.dir={killed}", steps=MOST),
+        **train_command(*options, each_step, f"hydra.run.dir={killed}"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -79,7 +79,7 @@ def test_a_killed_run_continues_to_the_same_weights_as_one_that_was_not(run_trai
     assert json.loads((killed / "metrics.json").read_text())["status"] == "running"
     step = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 0 < step < 12, "killed too late to show anything"
-    resumed = run_train(f"resume={killed}", steps=MOST)
+    resumed = run_train(f"resume={killed}")
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads((killed / "metrics.json").read_text())["status"] == "complete"
     expected, found = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
@@ -250,7 +250,7 @@ def test_a_trained_network_is_not_lost_to_pictures_that_cannot_be_written(frames
     script, run_dir = tmp_path / "train.py", tmp_path / "run"
     script.write_text(WITHOUT_PICTURES)
     options = ["data=folder", f"data.root={frames_folder}", f"hydra.run.dir={run_dir}", *TINY, "logger=wandb"]
-    done = run_script(script, options, ROOT, script_environment(1))
+    done = run_script(script, quick("train.py", options, 1), ROOT, script_environment())
     assert done.returncode == 0, done.stderr
     record = json.loads((run_dir / "metrics.json").read_text())
     assert record["status"] == "complete"
