@@ -27,7 +27,8 @@ import numpy as np
 from answers import answers  # beside this file
 from PIL import Image
 
-from mde.deploy.targets import TARGETS, Request, write_target
+from mde.engines import ENGINES, write_target
+from mde.engines.request import Request
 from mde.export import ImageGraph, deployable
 from mde.jetson import depth
 from mde.jetson.runner import load_description
@@ -37,7 +38,7 @@ from mde.report.record import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE, PYTHON = "bookworm", "3.11"
-ENGINES = {".onnx": "onnxruntime", ".tflite": "litert"}
+KINDS = {".onnx": "onnxruntime", ".tflite": "litert"}
 WHEELS = {"ai_edge_litert": "LiteRT", "onnxruntime": "ONNX Runtime", "numpy": "numpy"}
 PLATFORMS = [f"--platform=manylinux{libc}_aarch64" for libc in ("2014", "_2_27", "_2_28", "_2_34")]
 BUNDLE = "midas_small_tenth_jetson"
@@ -81,13 +82,13 @@ def stage(work: Path, checkpoint: Path) -> list[Path]:
     shutil.copy(ROOT / "benchmarks/answers.py", work)
     photos = {path.stem: np.asarray(Image.open(path).convert("RGB")) for path in (ROOT / "docs/photos").glob("*.jpg")}
     np.savez(work / "images.npz", **photos)
-    for path in (path for suffix in ENGINES for path in FOLDER.glob(f"*{suffix}*")):  # and their descriptions
+    for path in (path for suffix in KINDS for path in FOLDER.glob(f"*{suffix}*")):  # and their descriptions
         shutil.copy(path, work)
     shutil.copytree(FOLDER / BUNDLE, work / BUNDLE)
     for path in (work / BUNDLE).glob("model.onnx*"):
         shutil.copy(path, work / path.name.replace("model", BUNDLE, 1))
     export(checkpoint, work)
-    return sorted(path for suffix in ENGINES for path in work.glob(f"*{suffix}"))
+    return sorted(path for suffix in KINDS for path in work.glob(f"*{suffix}"))
 
 
 def export(checkpoint: Path, folder: Path) -> None:
@@ -97,7 +98,7 @@ def export(checkpoint: Path, folder: Path) -> None:
     for target, precision in EXPORTS:
         with tempfile.TemporaryDirectory() as scratch:
             request = Request(model.name, graph, (height, width), precision, Path(scratch))
-            write_target(target, request, folder / f"{checkpoint.stem}_{precision}{TARGETS[target][0]}")
+            write_target(target, request, folder / f"{checkpoint.stem}_{precision}{ENGINES[target].suffix}")
 
 
 def emulate(root: Path, processor: str, *command: str) -> None:
@@ -134,7 +135,7 @@ def table(paths: Sequence[Path], here: Answers, there: Mapping[str, Answers]) ->
         "| --- | --- | --- |" + " ---: | ---: |" * len(heads),
     ]
     for path in paths:
-        cells: list[Any] = [f"`{path.name}`", ENGINES[path.suffix], load_description(str(path))["precision"]]
+        cells: list[Any] = [f"`{path.name}`", KINDS[path.suffix], load_description(str(path))["precision"]]
         cells += [f"{share:.2g}" for found in there.values() for share in differences(path.name, here, found)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -26,16 +26,15 @@ from pruning import pruned  # beside this file
 from mde.benchmark import interleave, latency_entry
 from mde.data.synthetic import synthetic_splits
 from mde.data.transforms import resize_image
-from mde.deploy.targets import TARGETS, Request, write_target
-from mde.engines import engine_version, open_engine
+from mde.engines import ENGINES, layer_times, open_engine, write_target
+from mde.engines.request import Request
 from mde.export import ImageGraph, deployable
 from mde.models import build_model, load_model
 from mde.models.network import DepthNetwork
 from mde.models.registry import PUBLISHED
-from mde.profile import PROFILERS, layer_times
 from mde.report.record import describe_model, environment
 
-ENGINES = ("onnxruntime", "openvino", "litert")
+CHOICES = ("onnxruntime", "openvino", "litert")
 REFERENCE = "published graph, fp32"
 SLOWEST = 12  # layers listed
 
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", help="a network of ours or an official one; default: random weights")
     parser.add_argument("--encoder", default="lite3", help="of random weights")
     parser.add_argument("--size", type=int, nargs=2, default=[256, 256])
-    parser.add_argument("--engines", nargs="+", default=ENGINES, choices=ENGINES)
+    parser.add_argument("--engines", nargs="+", default=CHOICES, choices=CHOICES)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--sparsities", type=float, nargs="+", default=[0.5, 0.75], help="of channels, beside dense")
@@ -78,8 +77,8 @@ def main() -> None:
             if engine == "onnxruntime":
                 runs["published graph in PyTorch, eager"] = eager(reference, images[0], options.threads)
             times = interleave(runs, 5, options.rounds)
-            if options.layers and engine in PROFILERS:
-                path = Path(folder) / str(2 * len(networks)) / f"model{TARGETS[engine][0]}"
+            if options.layers and ENGINES[engine].profiler:
+                path = Path(folder) / str(2 * len(networks)) / f"model{ENGINES[engine].suffix}"
                 print(operators(engine, path, images[0], options.rounds, options.threads))
         figures[engine] = {name: latency_entry(values, times[REFERENCE]) for name, values in times.items()}
     about = {"published graph": describe_model(reference, size)}
@@ -88,7 +87,7 @@ def main() -> None:
     for name, entry in about.items():
         print(f"{name}: {entry['parameters'] / 1e6:.2f} M parameters, {entry['macs'] / 1e9:.3f} G multiply-adds")
     if options.out:
-        versions = {engine: engine_version(engine) for engine in options.engines}
+        versions = {engine: ENGINES[engine].version for engine in options.engines}
         content = {"environment": environment(), "engines": versions, "size": size, "threads": options.threads}
         content |= {"rounds": options.rounds, "networks": about, "latency": figures}
         options.out.write_text(json.dumps(content, indent=1))
@@ -111,7 +110,7 @@ def graphs(
     threads: int,
 ) -> dict[str, partial]:
     """Name -> a call of the graph in `engine`."""
-    suffix = TARGETS[engine][0]
+    suffix = ENGINES[engine].suffix
     wanted = {REFERENCE: (reference, "fp32")}
     for name, network in networks.items():
         for precision in ("fp32", "int8"):

@@ -57,9 +57,9 @@ def graph_files(networks: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
     import numpy as np
 
     from mde.data.synthetic import synthetic_splits
-    from mde.deploy.runtime import load_runtime
-    from mde.deploy.targets import Request, float_onnx, typed_onnx
     from mde.engines import open_engine
+    from mde.engines.request import Request, float_onnx, typed_onnx
+    from mde.engines.runtime import load_runtime
     from mde.export import ImageGraph, deployable
     from mde.models import load_model, read_metadata
 

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from mde.data.synthetic import SyntheticFrames
 from mde.data.transforms import normalise, resize_image
-from mde.deploy.quantization.onnx_file import half_onnx
 from mde.export import ImageGraph, deployable, export_onnx
 from mde.models import load_model, read_metadata
 from mde.models.health import skip_shares
 from mde.models.network import DepthNetwork
 from mde.models.shipped import FOLDER
+from mde.quantization.onnx_file import half_onnx
 
 PHOTOS = Path(__file__).resolve().parents[1] / "docs" / "photos"
 NYU_EVERY = 200  # of NYU's labelled frames one in so many is taken

@@ -21,8 +21,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from mde.config import OptimizerConfig
-from mde.deploy.targets import TARGETS, Request, float_onnx, write_target
-from mde.engines import open_engine
+from mde.engines import ENGINES, open_engine, write_target
+from mde.engines.request import Request, float_onnx
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
 from mde.jetson.builder import build_engine, load_tensorrt
@@ -110,7 +110,7 @@ def save_and_load(network: DepthNetwork, size: Size, folder: Path) -> None:
 
 def agree(engine: str, network: DepthNetwork, size: Size, folder: Path) -> None:
     """The engine's file computes what the network does, to 1e-3 of the output's range."""
-    path = folder / f"model{TARGETS[engine][0]}"
+    path = folder / f"model{ENGINES[engine].suffix}"
     write_target(engine, _request(network, size, folder), path)
     image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
     with torch.no_grad():

@@ -18,14 +18,16 @@ import torch
 from mde.data.folder import folder_splits
 from mde.data.sample import Sample
 from mde.data.transforms import resize_image
-from mde.deploy.quantization.fake import activation_scales, fake_quantize, load_fake_quantized, read_scales
-from mde.deploy.quantization.onnx_file import fake_quantized_onnx, quantize_onnx
-from mde.engines import Engine, graph_engine, open_engine, tensorrt_stand_in
+from mde.engines import Run, open_engine
+from mde.engines.onnxruntime import open_in_floats
+from mde.engines.pytorch import graph_engine
 from mde.evaluation import spread
 from mde.export import ImageGraph, deployable, export_onnx
 from mde.metrics import DepthMetrics, resize_prediction
 from mde.models import load_model, read_metadata
 from mde.models.network import DepthNetwork
+from mde.quantization.fake import activation_scales, fake_quantize, load_fake_quantized, read_scales
+from mde.quantization.onnx_file import fake_quantized_onnx, quantize_onnx
 from mde.training.quantization import FLOAT
 
 METRICS = ("delta1", "rmse", "mae", "abs_rel")
@@ -41,7 +43,7 @@ def as_image(sample: Sample, size: tuple[int, int]) -> np.ndarray:
     return (resize_image(sample.image, size) * 255).round().to(torch.uint8).permute(1, 2, 0)[None].numpy()
 
 
-def contestants(run_dir: Path, size: tuple[int, int], calibration: list[np.ndarray], folder: Path) -> dict[str, Engine]:
+def contestants(run_dir: Path, size: tuple[int, int], calibration: list[np.ndarray], folder: Path) -> dict[str, Run]:
     before, after = run_dir / FLOAT, run_dir / "model.safetensors"
     export_onnx(as_graph(load_model(before)), folder / "before.onnx", size)
     quantize_onnx(folder / "before.onnx", folder / "post.onnx", calibration, symmetric=True)
@@ -52,7 +54,7 @@ def contestants(run_dir: Path, size: tuple[int, int], calibration: list[np.ndarr
     fake_quantize(same.network, activation_scales(same.network, images))
     return {
         "float": graph_engine(as_graph(load_model(before)), 1),
-        "post-training, ONNX Runtime": tensorrt_stand_in(folder / "post.onnx", 1),
+        "post-training, ONNX Runtime": open_in_floats(folder / "post.onnx", 1),
         "post-training, at the same places": graph_engine(same, 1),
         TRAINED: graph_engine(as_graph(load_fake_quantized(after)), 1),
         "its file in ONNX Runtime": open_engine("onnxruntime", folder / "trained.onnx", 1),

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from mde.data.folder import FolderFrames
-from mde.deploy.runtime import load_runtime, runtime_predictor
+from mde.engines.runtime import load_runtime, runtime_predictor
 from mde.evaluation import Predictor, evaluate, network_predictor, ramp_predictor
 from mde.models import load_model
 from mde.report.record import environment, read_record

@@ -28,7 +28,7 @@ PEER = f"{SHARED}/peers/fast_depth_224.tflite"
 FASTDEPTH = ("FastDepth", "litert", "int8")
 SUFFIX = {"onnxruntime": ".onnx", "openvino": ".xml", "litert": ".tflite"}
 ENGINES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "litert": "LiteRT"}
-ENGINES |= {OPENVINO_DEFAULT: "OpenVINO by default"}
+ENGINES |= {OPENVINO_DEFAULT.name: "OpenVINO by default"}
 # Name in the tables: file in weights/, without its ending.
 NETWORKS = {
     "dense": "midas_small",

@@ -114,7 +114,7 @@ class Figures:
     @property
     def by_default(self) -> Point | None:
         """The dense network in OpenVINO's own choice of precision."""
-        return next((point for point in self.of if point[:2] == ("dense", OPENVINO_DEFAULT)), None)
+        return next((point for point in self.of if point[:2] == ("dense", OPENVINO_DEFAULT.name)), None)
 
     def _over(self, whole: Point, point: Point) -> float | None:
         if point == FASTDEPTH or whole not in self.of or self.speed_up(whole) is None:
@@ -125,7 +125,7 @@ class Figures:
 def _point(listed: Point, entry: Mapping[str, Any]) -> Point:
     """A file that OpenVINO opened by default is listed once and compared twice."""
     network, _, _ = listed
-    return (network, OPENVINO_DEFAULT, entry["precision"]) if entry["engine"] == OPENVINO_DEFAULT else listed
+    return (network, OPENVINO_DEFAULT.name, entry["precision"]) if entry["engine"] == OPENVINO_DEFAULT.name else listed
 
 
 def rows(heading: str, *lines: str) -> str:

@@ -23,7 +23,7 @@ from rich.progress import Progress, track
 
 from mde.deploy.observed import Observed
 from mde.deploy.predict import Predictor
-from mde.deploy.runtime import Runtime, load_runtime
+from mde.engines.runtime import Runtime, load_runtime
 from mde.report.plots import png
 from mde.sensors.ahead import Ahead
 from mde.sensors.realsense import Settings

@@ -20,12 +20,12 @@ from quantization import METRICS, as_image  # beside this file
 
 from mde.benchmark import interleave, latency_entry
 from mde.data.folder import folder_splits
-from mde.deploy.quantization import onnx_file
-from mde.engines import Engine, open_engine
+from mde.engines import Run, export_openvino, open_engine
 from mde.evaluation import spread
-from mde.export import ImageGraph, deployable, export_onnx, export_openvino
+from mde.export import ImageGraph, deployable, export_onnx
 from mde.metrics import DepthMetrics, resize_prediction
 from mde.models import load_model, read_metadata
+from mde.quantization import onnx_file
 
 FLOAT, BEFORE = "float", "8 bits and rounded output"
 VARIANTS = [(7, "float output"), (8, "float output"), (7, "rounded output"), (8, "rounded output")]
@@ -42,9 +42,7 @@ def quantize(source: Path, path: Path, calibration: list[np.ndarray], bits: int,
         onnx_file.quantize_onnx(source, path, calibration)
 
 
-def engines(
-    graph: ImageGraph, calibration: list[np.ndarray], folder: Path, threads: int
-) -> dict[tuple[str, str], Engine]:
+def engines(graph: ImageGraph, calibration: list[np.ndarray], folder: Path, threads: int) -> dict[tuple[str, str], Run]:
     """Engine and variant -> the opened file, which is left in `folder`; calibration: uint8 (1, H, W, 3)."""
     height, width = calibration[0].shape[1:3]
     export_onnx(graph, folder / f"{FLOAT}.onnx", (height, width))

@@ -31,7 +31,7 @@ from paired import difference
 from real_sets import real_sets
 
 from mde.data.sample import Sample
-from mde.deploy.description import description_file, files_of
+from mde.engines.description import description_file, files_of
 from mde.evaluation import Predictor, evaluate, network_predictor, ramp_predictor
 from mde.export import deployable
 from mde.models import load_model, read_metadata, save_model

@@ -22,9 +22,10 @@ from quantization import as_image  # beside this file
 from seven_bits import FLOAT, SUFFIXES, VARIANTS, quantize
 
 from mde.data.folder import folder_splits
-from mde.deploy.description import Description, write_description
+from mde.engines import export_openvino
+from mde.engines.description import Description, write_description
 from mde.evaluation import spread
-from mde.export import ImageGraph, deployable, export_onnx, export_openvino
+from mde.export import ImageGraph, deployable, export_onnx
 from mde.jetson.depth import differences
 from mde.models import load_model, read_metadata
 from mde.report.record import environment

@@ -16,13 +16,13 @@ from rich.progress import Progress
 from torch import nn
 
 from mde.engine_memory import peak_memory
-from mde.engines import check_engines, engine_version, open_engine
+from mde.engines import ENGINES, check_engines, open_engine
 from mde.errors import MdeError
 from mde.export import export_onnx
 from mde.jetson.depth import PARITY, differences
 from mde.progress import track
 
-ENGINES = ("onnxruntime", "openvino")  # that read ONNX files
+READING_ONNX = [name for name, engine in ENGINES.items() if engine.writers and ".onnx" in engine.reads]
 REFERENCE = "reference"
 
 
@@ -56,7 +56,7 @@ def measure_latency(
     graphs: dict[str, nn.Module],
     size: tuple[int, int],
     *,
-    engines: Sequence[str] = ENGINES,
+    engines: Sequence[str] = READING_ONNX,
     threads: int = 2,
     warmup: int = 5,
     rounds: int = 30,
@@ -83,7 +83,7 @@ def measure_latency(
         }
         for engine in engines:
             times = _time_in(engine, files, image.numpy(), expected, threads, warmup, rounds)
-            common = {"threads": threads, "warmup": warmup, "engine_version": engine_version(engine)}
+            common = {"threads": threads, "warmup": warmup, "engine_version": ENGINES[engine].version}
             for name in graphs:
                 entry = latency_entry(times[name], times[REFERENCE]) | common
                 if memory:

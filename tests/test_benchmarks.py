@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from mde.deploy import load_runtime
-from mde.deploy.description import Description, write_description
-from mde.deploy.quantization.fake import activation_scales
-from mde.deploy.quantization.pairs import largest_pairs
+from mde.engines.description import Description, write_description
 from mde.models import read_metadata, save_model
+from mde.quantization.fake import activation_scales
+from mde.quantization.pairs import largest_pairs
 from tests.conftest import ROOT, TINY, call, write_frames
-from tests.deploy.quantization_network import calibration_frames, small_graph
 from tests.export import random_network
+from tests.quantization.small_network import calibration_frames, small_graph
 
 sys.path.insert(0, str(ROOT / "benchmarks"))  # as running the scripts does
 

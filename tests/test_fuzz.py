@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from mde.deploy.board import read_profile
-from mde.deploy.runtime import load_runtime
+from mde.engines.runtime import load_runtime
 from mde.errors import MdeError
 from mde.jetson.builder import BuildError
 from mde.jetson.runner import RunnerError, load_description, load_frames

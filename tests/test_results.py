@@ -56,7 +56,7 @@ def record(monkeypatch):
     ]
     ramp = {name: {"delta1": 0.6, "frames": 9} for name in datasets}
     candidates[-1]["quality_in_depth"] = {name: {"delta1": 0.85 + 0.01 * (name != "nyu")} for name in datasets}
-    default = entry(file["dense", "openvino", "fp32"], OPENVINO_DEFAULT, 0.85, 8, 1.5, datasets)
+    default = entry(file["dense", "openvino", "fp32"], OPENVINO_DEFAULT.name, 0.85, 8, 1.5, datasets)
     candidates.append(default | {"precision": "bf16"})
     machine = {"cpu": "Some CPU", "cores": 2, "commit": "abc1234", "instructions": ["avx2"]}
     return {"candidates": candidates, "baselines": {"vertical_ramp": ramp}, "environment": machine}

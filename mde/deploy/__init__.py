@@ -1,5 +1,5 @@
 """From a network to a verified file for an engine, and back: a runtime for every such file."""
 
-from mde.deploy.runtime import Runtime, load_runtime
+from mde.engines.runtime import Runtime, load_runtime
 
 __all__ = ["Runtime", "load_runtime"]

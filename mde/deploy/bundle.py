@@ -13,10 +13,11 @@ import numpy as np
 from mde import jetson
 from mde.atomic_file import atomic_file
 from mde.data.sample import Frames
-from mde.deploy.description import description_file, write_description
-from mde.deploy.runtime import Runtime
-from mde.deploy.targets import Request, float_onnx, typed_onnx
-from mde.engines import tensorrt_stand_in
+from mde.engines.description import description_file, write_description
+from mde.engines.onnxruntime import open_in_floats
+from mde.engines.request import Request, float_onnx, typed_onnx
+from mde.engines.runtime import Runtime
+from mde.engines.tensorrt import TENSORRT
 from mde.errors import MdeError
 from mde.evaluation import spread
 from mde.export import ImageGraph
@@ -84,11 +85,11 @@ def write_bundle(
         shutil.copyfile(Path(jetson.__file__).parent / name, folder / name)
     onnx_file = folder / "model.onnx"
     onnx_file.write_bytes(source.read_bytes())
-    write_description(onnx_file, request.describe("onnxruntime"))
-    engine = tensorrt_stand_in(onnx_file, os.cpu_count() or 1)
-    runtime = Runtime(onnx_file, request.describe("onnxruntime"), engine)
+    engine = open_in_floats(onnx_file, os.cpu_count() or 1)
+    write_description(onnx_file, request.describe(engine.name))
+    runtime = Runtime(onnx_file, request.describe(engine.name), engine)
     _write_frames(runtime, frames, count, folder / "frames.npz")
-    described = json.loads(description_file(onnx_file).read_text()) | {"engine": "tensorrt", "model": dict(model)}
+    described = json.loads(description_file(onnx_file).read_text()) | {"engine": TENSORRT.name, "model": dict(model)}
     described["limits"] = {"peak": dict(device.peak), "bandwidth": device.bandwidth}
     with atomic_file(description_file(onnx_file)) as file:
         file.write(json.dumps(described, indent=1).encode())

@@ -13,8 +13,8 @@ import torch
 from mde.atomic_file import atomic_file
 from mde.calibration import check_calibration, fit_calibration
 from mde.deploy.compare import Candidate, out_on_error
-from mde.deploy.description import Calibration, description_file, files_of, write_description
-from mde.deploy.runtime import load_runtime
+from mde.engines.description import Calibration, description_file, files_of, write_description
+from mde.engines.runtime import load_runtime
 from mde.errors import MdeError
 from mde.metrics import truth_mask
 from mde.progress import track

@@ -18,18 +18,17 @@ from mde.benchmark import interleave, latency_entry
 from mde.builders import built
 from mde.config import MeasureConfig
 from mde.data.sample import Frames, Sample, Splits
-from mde.deploy.description import Description, files_of, network_file
 from mde.deploy.job import recorded
 from mde.deploy.options import only
 from mde.deploy.reference import open_published, published_graph
-from mde.deploy.runtime import load_runtime, runtime_predictor
 from mde.deploy.speed import WARMUP, camera_image, library, time_around
-from mde.deploy.targets import Request
 from mde.engine_memory import peak_memory
-from mde.engines import OPENVINO_DEFAULT, Engine, default_precision
+from mde.engines import ENGINES, Run
+from mde.engines.description import Description, files_of, network_file
+from mde.engines.request import Request
+from mde.engines.runtime import load_runtime, runtime_predictor
 from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets, ramp_predictor, spread
-from mde.jetson.builder import read_record
 from mde.models import read_metadata
 from mde.models.registry import PUBLISHED, as_published
 from mde.report.comparison import IN_DEPTH, PerFrame, show_comparison, write_comparison, write_frames
@@ -59,7 +58,7 @@ class Candidate:
         size = sum(path.stat().st_size for path in files_of(self.path))
         record |= {
             "engine": about.engine,
-            "precision": default_precision() if engine == OPENVINO_DEFAULT else about.precision,
+            "precision": ENGINES[about.engine].computes() if about.precision == "fp32" else about.precision,
             "model": {"name": about.network, "input": list(about.input), "file_bytes": size},
             "quality": {},
             "latency": {},
@@ -111,15 +110,16 @@ def carry_out(config: DictConfig, run_dir: Path, record: dict[str, Any]) -> None
 
 
 def by_default(candidates: Sequence[Candidate], entries: list[dict[str, Any]], threads: int) -> list[Candidate]:
-    """OpenVINO's FP32 files once more, in the precision that it takes by itself; their entries come last."""
+    """FP32 files of engines that take a precision by themselves once more, in that; their entries come last."""
     added = []
     for candidate in candidates:
-        if (candidate.record["engine"], candidate.record["precision"]) != ("openvino", "fp32"):
+        engine = ENGINES[candidate.record["engine"]].by_default
+        if engine is None or candidate.record["precision"] != "fp32":
             continue
         name, file = f"{candidate.name}, default precision", candidate.record["file"]
         entries.append({"name": name, "file": file, "status": "incomplete"})
         with out_on_error(entries[-1]):
-            added.append(Candidate(len(entries), entries[-1], threads, OPENVINO_DEFAULT))
+            added.append(Candidate(len(entries), entries[-1], threads, engine))
     return added
 
 
@@ -250,14 +250,13 @@ class PublishedGraph:
         size = f"{about.input[0]} x {about.input[1]} {about.layout} {about.dtype}"
         return f"published graph of {about.network} {options}, {size}, fp32 in {self.library}"
 
-    def open(self, folder: Path, threads: int) -> Engine:
+    def open(self, folder: Path, threads: int) -> Run:
         """Its file is left in the folder, which is empty."""
         about = self.about
         graph = published_graph(about.network, self.options, about.layout, about.dtype)
         request = Request(about.network, graph, about.input, "fp32", folder, library=self.library)
-        if about.engine == OPENVINO_DEFAULT:
-            return open_published("openvino", request, threads, about.engine)
-        return open_published(about.engine, request, threads)
+        writing = next(e.name for e in ENGINES.values() if e.writers and about.engine in (e.name, e.by_default))
+        return open_published(writing, request, threads, about.engine)
 
 
 def published(candidate: Candidate) -> PublishedGraph | None:
@@ -269,7 +268,8 @@ def published(candidate: Candidate) -> PublishedGraph | None:
     metadata = read_metadata(source) if source.is_file() else {}
     if metadata.get("network") != about.network:
         return None
-    library = read_record(str(path))["library"] if about.engine == "tensorrt" else about.engine
+    of_file = ENGINES[about.engine].library
+    library = of_file(path)[0] if of_file else about.engine
     return PublishedGraph(about, as_published(metadata["options"]), library)
 
 

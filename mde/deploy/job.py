@@ -16,24 +16,27 @@ from mde.builders import built
 from mde.data.datamodule import parts_of
 from mde.data.sample import Splits
 from mde.data.transforms import normalise, resize_image
-from mde.deploy.quantization.fake import fake_quantize, read_scales
-from mde.deploy.quantization.gate import Gated, quantize_within
-from mde.deploy.quantization.sensitivity import layer_sensitivity
-from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
-from mde.deploy.targets import PRECISIONS, TARGETS, Request, check_target, typed_onnx, write_target
-from mde.engines import graph_engine, tensorrt_stand_in
+from mde.engines import ENGINES, check_target, write_target
+from mde.engines.pytorch import graph_engine
+from mde.engines.request import Request, typed_onnx
+from mde.engines.runtime import Runtime, load_runtime, runtime_predictor
 from mde.errors import MdeError
 from mde.evaluation import evaluate, spread
 from mde.export import ImageGraph, deployable
-from mde.jetson.cudart import present_device
 from mde.models import build_model, load_model, read_metadata, save_model, trained_size
 from mde.models.checkpoints import provenance
 from mde.models.network import DepthNetwork, check_size
 from mde.models.shipped import located
+from mde.quantization.fake import fake_quantize, read_scales
+from mde.quantization.gate import Gated, quantize_within
+from mde.quantization.sensitivity import layer_sensitivity
 from mde.report.dispensable import dispensable
 from mde.report.page import write_report
 from mde.report.record import describe_model, write_record
 from mde.report.terminal import say
+
+# Of each quantize.kind.
+PRECISIONS = {"none": "fp32", "float16": "fp16", "int8": "int8", "dynamic": "dynamic", "qat": "int8"}
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,12 @@ class Job:
 
     @property
     def file(self) -> Path:
-        return self.run_dir / f"model{TARGETS[self.target][0]}"
+        return self.run_dir / f"model{ENGINES[self.target].suffix}"
 
     @property
     def runs_here(self) -> bool:
         """TensorRT builds without a GPU, and runs only on one."""
-        return self.target != "tensorrt" or present_device()["device"] is not None
+        return ENGINES[self.target].runs_here()
 
 
 @contextmanager
@@ -90,8 +93,9 @@ def check_job(config: DictConfig) -> None:
     if kind not in PRECISIONS:
         raise MdeError(f"quantize.kind={kind}: unknown; choose from {', '.join(PRECISIONS)}")
     check_target(target.name, PRECISIONS[kind])
-    if kind == "qat" and target.name == "litert":
-        raise MdeError("target=litert: not with quantize=qat; choose one of onnxruntime, openvino, tensorrt")
+    if kind == "qat" and not ENGINES[target.name].takes_trained_scales:
+        others = [n for n, engine in ENGINES.items() if "int8" in engine.writers and engine.takes_trained_scales]
+        raise MdeError(f"target={target.name}: not with quantize=qat; choose one of {', '.join(others)}")
     if PRECISIONS[kind] == "int8" and target.opset < 13:
         raise MdeError(f"target.opset={target.opset}: has no scale per channel, which int8 needs; choose 13 or more")
     for option in ("threads", "parity_frames", "quantize.frames", "quantize.gate_frames"):
@@ -181,14 +185,13 @@ def sensitivity(job: Job) -> dict[str, float]:
 
 def written(job: Job, exclude: Sequence[str]) -> Runtime:
     """Writes and opens the file. Where TensorRT cannot run, ONNX Runtime opens the same graph."""
-    request = replace(job.request, exclude=exclude)
-    if job.target == "pytorch":
-        return job.network
+    request, engine = replace(job.request, exclude=exclude), ENGINES[job.target]
     write_target(job.target, request, job.file)
     if job.runs_here:
         return load_runtime(job.file, threads=job.config.threads)
-    graph = typed_onnx(request)
-    return Runtime(graph, request.describe("onnxruntime"), tensorrt_stand_in(graph, job.config.threads))
+    assert engine.stand_in is not None
+    opened = engine.stand_in(typed_onnx(request), job.config.threads)
+    return Runtime(opened.path, request.describe(opened.name), opened)
 
 
 def described(job: Job) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mde.data.sample import Frames, Sample
-from mde.deploy.runtime import Runtime, runtime_predictor
+from mde.engines.runtime import Runtime, runtime_predictor
 from mde.errors import MdeError
 from mde.evaluation import spread
 from mde.jetson.depth import PARITY, differences

@@ -12,15 +12,15 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mde.deploy.description import files_of
 from mde.deploy.job import build, check_job, described, prepare, recorded
 from mde.deploy.options import only
 from mde.deploy.parity import Parity
 from mde.deploy.recording import Recording, viewer_installed
 from mde.deploy.results import ColourRange, Pictures, Prediction, Result, Sheet, Video
-from mde.deploy.runtime import Runtime, load_runtime
 from mde.deploy.source import Source, open_source
-from mde.deploy.targets import TARGETS
+from mde.engines import ENGINES, targets
+from mde.engines.description import files_of
+from mde.engines.runtime import Runtime, load_runtime
 from mde.errors import MdeError
 from mde.jetson.depth import PARITY, differences
 from mde.progress import track
@@ -28,7 +28,7 @@ from mde.report.record import new_record
 from mde.report.terminal import say
 from mde.runs import save_options
 
-DEPLOYED = {suffix for suffix, _ in TARGETS.values()} - {".safetensors"}
+DEPLOYED = {ENGINES[target].suffix for target in targets()} - {".safetensors"}
 # The options that mean something here.
 OPENING = {"source", "checkpoint", "threads"}
 EXPORTING = OPENING | {"model", "data", "target", "quantize", "size", "parity_frames", "seed"}

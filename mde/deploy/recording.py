@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mde.deploy.description import Calibration
 from mde.deploy.results import Prediction
+from mde.engines.description import Calibration
 from mde.errors import MdeError
 from mde.geometry import unproject
 from mde.refused import ELSEWHERE, FREE

@@ -13,16 +13,17 @@ from omegaconf import DictConfig
 from mde.data.sample import Frames
 from mde.deploy.board import estimated, measured, read_profile
 from mde.deploy.bundle import board_graph, check_device, write_bundle
-from mde.deploy.description import files_of, graph_hash
-from mde.deploy.job import Job, build, check_job, clear, described, prepare, recorded
+from mde.deploy.job import PRECISIONS, Job, build, check_job, clear, described, prepare, recorded
 from mde.deploy.parity import Parity, check_parity, check_rounding, measure_parity
-from mde.deploy.quantization.gate import Gated
 from mde.deploy.reference import published_graph
-from mde.deploy.runtime import Runtime, runtime_predictor
-from mde.deploy.speed import latency, library, profile
-from mde.deploy.targets import PRECISIONS, Request
+from mde.deploy.speed import latency, profile
+from mde.engines import ENGINES
+from mde.engines.description import files_of, graph_hash
+from mde.engines.request import Request
+from mde.engines.runtime import Runtime, runtime_predictor
 from mde.evaluation import evaluate, evaluation_sets, health_on, ramp_predictor
 from mde.models.health import lost_skips
+from mde.quantization.gate import Gated
 from mde.report.dispensable import dispensable
 from mde.report.pictures import save_sheets
 from mde.report.record import new_record
@@ -125,10 +126,10 @@ def deployment(job: Job, runtime: Runtime, parity: Parity, gated: Gated[Runtime]
         "status": "measured" if job.runs_here else "built, not run",
         "parity": asdict(parity) | {"data": job.splits.name},
     }
-    if job.target == "tensorrt":
-        entry["library"] = library(job.target, job.file)
-        if entry["library"].startswith("tensorrt_rtx"):
-            entry["library"] += "; an RTX engine does not run on a Jetson, where the bundle builds its own"
+    engine = ENGINES[job.target]
+    if engine.library:
+        name, version = engine.library(job.file)
+        entry["library"] = "; ".join(filter(None, [f"{name} {version}", engine.library_note(name)]))
     if job.request.scales:
         entry["trained_scales"] = len(job.request.scales)
     if gated is not None:

@@ -24,8 +24,8 @@ from mde.deploy.job import build, check_job, prepare, recorded
 from mde.deploy.observed import FrameTable, Observed, spread_of
 from mde.deploy.options import given, only
 from mde.deploy.predict import DEPLOYED, Predictor
-from mde.deploy.runtime import Runtime
 from mde.deploy.view import new_view
+from mde.engines.runtime import Runtime
 from mde.errors import MdeError
 from mde.progress import track
 from mde.report.dispensable import dispensable

@@ -10,11 +10,9 @@ import numpy as np
 from mde.benchmark import interleave, latency_entry
 from mde.deploy.job import Job
 from mde.deploy.reference import open_published, published_graph
-from mde.deploy.runtime import Runtime
 from mde.engine_memory import peak_memory
-from mde.engines import engine_version
-from mde.jetson.builder import read_record
-from mde.profile import PROFILERS, layer_times
+from mde.engines import ENGINES, layer_times
+from mde.engines.runtime import Runtime
 from mde.report.layers import write_layers
 
 WARMUP = 5
@@ -54,7 +52,7 @@ def time_around(runtime: Runtime, rounds: int) -> dict[str, float]:
 
 def profile(job: Job, runtime: Runtime) -> None:
     """Writes layers.csv where the engine gives the times of its layers."""
-    if job.runs_here and job.target in PROFILERS:
+    if job.runs_here and ENGINES[job.target].profiler:
         image = runtime.preprocess(camera_image())
         write_layers(
             job.run_dir, layer_times(job.target, job.file, image, job.config.measure.rounds, job.config.threads)
@@ -62,11 +60,9 @@ def profile(job: Job, runtime: Runtime) -> None:
 
 
 def library(engine: str, path: Path) -> str:
-    """The version of what runs the file; for TensorRT, after the library's name."""
-    if engine != "tensorrt":
-        return engine_version(engine)
-    built = read_record(str(path))
-    return f"{built['library']} {built['library_version']}"
+    """The version of what runs the file, after the library's name where there are several."""
+    of_file = ENGINES[engine].library
+    return " ".join(of_file(path)) if of_file else ENGINES[engine].version
 
 
 def camera_image() -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from mde.export.image_graph import ImageGraph
 from mde.export.onnx import export_onnx
-from mde.export.openvino import export_openvino
 from mde.export.rewrites import deployable
 
-__all__ = ["ImageGraph", "deployable", "export_onnx", "export_openvino"]
+__all__ = ["ImageGraph", "deployable", "export_onnx"]

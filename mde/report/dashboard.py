@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import wandb
 
-from mde.benchmark import ENGINES
+from mde.benchmark import READING_ONNX
 from mde.errors import MdeError
 from mde.names import file_name
 
@@ -29,7 +29,7 @@ def build(target: str, datasets: list[str]) -> Workspace:
         from mde.report.workspace import workspace
     except ModuleNotFoundError as error:
         raise MdeError(f"dashboard: package {error.name} is missing; pip install -e '.[dashboard]'") from error
-    return workspace(entity, project, list(map(file_name, datasets)), list(ENGINES))
+    return workspace(entity, project, list(map(file_name, datasets)), list(READING_ONNX))
 
 
 def specification(view: Workspace) -> str:

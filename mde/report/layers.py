@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mde.atomic_file import atomic_file
-from mde.profile import NO_PROFILE, LayerTime
+from mde.engines import ENGINES, LayerTime
 from mde.report import html
 
 SHOWN = 15
@@ -32,7 +32,8 @@ def layer_table(run_dir: Path, engine: str) -> str:
     """The SHOWN slowest layers as HTML; why there are none for an engine that does not say; else empty."""
     path = run_dir / "layers.csv"
     if not path.exists():
-        return f"<p class='note'>{NO_PROFILE[engine]}.</p>" if engine in NO_PROFILE else ""
+        reason = ENGINES[engine].no_profile if engine in ENGINES else ""
+        return f"<p class='note'>{reason}.</p>" if reason else ""
     with open(path, newline="") as file:
         rows = list(csv.DictReader(file))
     slowest = sorted(rows, key=lambda row: -float(row["ms"]))[:SHOWN]

@@ -145,7 +145,7 @@ def _deployment(entry: dict[str, Any] | None) -> str:
             f"delta1 fell by {quantized['drop']:.4f} on validation frames, {quantized['max_drop']:g} is allowed"
         )
         lines["left in float"] = ", ".join(quantized["float_layers"]) or "no layer"
-    if entry["target"] == "tensorrt":
+    if "library" in entry:
         lines["library"] = entry["library"]
     return _pairs(lines)
 

@@ -8,12 +8,12 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mde.data.datamodule import DepthData
-from mde.deploy.quantization.fake import SCALES, activation_scales, convolutions, fake_quantize
 from mde.errors import MdeError
 from mde.export.rewrites import fold_batchnorm
 from mde.models import save_model
 from mde.models.build import UNTRAINED
 from mde.models.scale import rescale
+from mde.quantization.fake import SCALES, activation_scales, convolutions, fake_quantize
 from mde.training.callbacks import Compression
 from mde.training.module import BatchNorm, DepthModule
 

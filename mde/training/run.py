@@ -22,7 +22,6 @@ from mde.builders import builder, built
 from mde.config import OptimizerConfig
 from mde.data.datamodule import DepthData, parts_of
 from mde.data.sample import Frames, Splits
-from mde.deploy.quantization.fake import SCALES, load_fake_quantized
 from mde.errors import MdeError
 from mde.evaluation import (
     Predictor,
@@ -42,6 +41,7 @@ from mde.models.network import DepthNetwork, check_size
 from mde.models.registry import as_published
 from mde.models.residual import take_out
 from mde.models.scale import rescale
+from mde.quantization.fake import SCALES, load_fake_quantized
 from mde.report.dispensable import dispensable
 from mde.report.page import write_report
 from mde.report.pictures import save_sheets

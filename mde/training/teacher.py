@@ -17,8 +17,8 @@ from mde.atomic_file import atomic_file
 from mde.data.datamodule import in_shared_memory, parts_of
 from mde.data.mix import ConcatFrames
 from mde.data.sample import Frames, Sample, Splits
-from mde.deploy.description import graph_hash, network_file
-from mde.deploy.runtime import Runtime, load_runtime
+from mde.engines.description import graph_hash, network_file
+from mde.engines.runtime import Runtime, load_runtime
 from mde.errors import MdeError
 from mde.losses import relative_inverse_depth
 from mde.models import read_metadata

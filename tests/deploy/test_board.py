@@ -10,7 +10,7 @@ import torch
 from mde.data.folder import FolderFrames
 from mde.deploy.board import measured, read_profile
 from mde.deploy.run import for_board
-from mde.deploy.targets import Request
+from mde.engines.request import Request
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
 from mde.jetson import runner

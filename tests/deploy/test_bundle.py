@@ -12,7 +12,7 @@ import torch
 
 from mde.data.folder import FolderFrames
 from mde.deploy.bundle import JETPACKS, board_graph, check_device, write_bundle
-from mde.deploy.targets import Request
+from mde.engines.request import Request
 from mde.errors import MdeError
 from mde.evaluation import evaluate
 from mde.export import ImageGraph, deployable

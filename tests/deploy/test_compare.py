@@ -23,10 +23,11 @@ from mde.data.folder import FolderFrames, folder_splits
 from mde.deploy import compare as module
 from mde.deploy import options
 from mde.deploy.compare import short_names
-from mde.deploy.description import Description, read_description, write_description
-from mde.deploy.runtime import Runtime, load_runtime, runtime_predictor
-from mde.deploy.targets import Request, write_target
-from mde.engines import default_precision
+from mde.engines import write_target
+from mde.engines.description import Description, read_description, write_description
+from mde.engines.openvino import default_precision
+from mde.engines.request import Request
+from mde.engines.runtime import Runtime, load_runtime, runtime_predictor
 from mde.errors import MdeError
 from mde.evaluation import evaluate, evaluation_sets
 from mde.export import ImageGraph, deployable

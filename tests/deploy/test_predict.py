@@ -28,15 +28,16 @@ from mde.deploy import predict as module
 from mde.deploy import source as sources
 from mde.deploy.parity import Parity
 from mde.deploy.predict import Predictor, check_options, export, follow
-from mde.deploy.quantization.fake import SCALES, activation_scales, load_fake_quantized
 from mde.deploy.recording import Recording
 from mde.deploy.results import ColourRange, Pictures, Prediction, Video
-from mde.deploy.runtime import Runtime, load_runtime
 from mde.deploy.source import Frame, open_source
-from mde.deploy.targets import Request, write_target
+from mde.engines import write_target
+from mde.engines.request import Request
+from mde.engines.runtime import Runtime, load_runtime
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
 from mde.models import load_model, save_model
+from mde.quantization.fake import SCALES, activation_scales, load_fake_quantized
 from tests.conftest import call
 from tests.export import random_network
 from tests.test_config import composed

@@ -8,8 +8,8 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from mde.deploy.description import Calibration, Description
-from mde.deploy.runtime import Runtime
+from mde.engines.description import Calibration, Description
+from mde.engines.runtime import Runtime
 from tests.conftest import ROOT
 
 

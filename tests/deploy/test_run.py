@@ -14,16 +14,17 @@ from omegaconf import OmegaConf
 from mde.data.folder import FolderFrames
 from mde.deploy.job import Job, check_job, clear, sensitivity, written
 from mde.deploy.parity import check_parity, check_rounding, measure_parity
-from mde.deploy.quantization.fake import activation_scales, fake_quantize
-from mde.deploy.runtime import Runtime, load_runtime
-from mde.deploy.targets import Request, write_target
-from mde.engines import graph_engine
+from mde.engines import write_target
+from mde.engines.pytorch import graph_engine
+from mde.engines.request import Request
+from mde.engines.runtime import Runtime, load_runtime
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
 from mde.models import build_model, read_metadata, save_model
+from mde.quantization.fake import activation_scales, fake_quantize
 from tests.conftest import call, write_frames
-from tests.deploy.quantization_network import layers
 from tests.export import random_network
+from tests.quantization.small_network import layers
 from tests.test_config import composed
 
 torch.set_num_threads(1)

@@ -17,10 +17,11 @@ from PIL import Image
 
 from mde.data.folder import FolderFrames
 from mde.data.synthetic.sensor import L515_UNIT
-from mde.deploy.description import Description, read_description, write_description
-from mde.deploy.runtime import load_runtime
-from mde.deploy.targets import Request, write_target
 from mde.deploy.view import Panel
+from mde.engines import write_target
+from mde.engines.description import Description, read_description, write_description
+from mde.engines.request import Request
+from mde.engines.runtime import load_runtime
 from mde.export import ImageGraph, deployable
 from mde.jetson.runner import load_frames
 from mde.models import save_model

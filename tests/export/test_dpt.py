@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from mde.deploy.targets import Request, write_target
-from mde.engines import open_engine
+from mde.engines import open_engine, write_target
+from mde.engines.request import Request
 from mde.export import ImageGraph, deployable, export_onnx
 from mde.export.onnx import opset_of
 from mde.models import build_model

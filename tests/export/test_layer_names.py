@@ -4,8 +4,8 @@ import pytest
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable, export_onnx
 from mde.export.layer_names import convolutions_of, is_onnx_layer, is_tflite_layer, onnx_layer
-from tests.deploy.quantization_network import layers
 from tests.export import random_network
+from tests.quantization.small_network import layers
 
 
 def test_names_in_onnx_lead_back_to_the_layers_of_the_real_network(tmp_path):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mde.engines import open_engine
+from mde.engines import export_openvino, open_engine
 from mde.errors import MdeError
-from mde.export import ImageGraph, deployable, export_onnx, export_openvino
+from mde.export import ImageGraph, deployable, export_onnx
 from mde.export.onnx import opset_of
 from tests.export import random_network
 

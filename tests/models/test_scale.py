@@ -6,12 +6,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from mde.deploy.quantization.fake import activation_scales, fake_quantize, load_fake_quantized
 from mde.export import deployable
 from mde.models import build_model, load_model, save_model
 from mde.models.checkpoints import SCALES
 from mde.models.residual import take_out
 from mde.models.scale import LEFT_ALONE, magnitudes, powers_of_two, probe_images, rescale
+from mde.quantization.fake import activation_scales, fake_quantize, load_fake_quantized
 from tests.export import random_network
 
 IMAGE = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))

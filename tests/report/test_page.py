@@ -8,9 +8,9 @@ from matplotlib.mathtext import MathTextParser
 from PIL import Image
 
 from mde.data.sample import Sample
+from mde.engines import LayerTime
 from mde.errors import MdeError
 from mde.models import build_model
-from mde.profile import LayerTime
 from mde.report import html
 from mde.report.layers import write_layers
 from mde.report.page import read_logs, write_report

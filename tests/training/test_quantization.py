@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mde.config import OptimizerConfig
-from mde.deploy.quantization.fake import FakeQuantized, convolutions, read_scales
 from mde.errors import MdeError
 from mde.models import load_model, save_model
+from mde.quantization.fake import FakeQuantized, convolutions, read_scales
 from mde.training.module import BatchNorm, DepthModule
 from mde.training.objective import Objective
 from mde.training.quantization import QuantizationAware, build_quantization

@@ -19,7 +19,8 @@ from mde.data.folder import folder_splits
 from mde.data.mix import mix_splits
 from mde.data.photos import photos_splits
 from mde.data.sample import Splits
-from mde.deploy.targets import Request, write_target
+from mde.engines import write_target
+from mde.engines.request import Request
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
 from mde.losses import relative_inverse_depth

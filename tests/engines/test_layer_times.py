@@ -9,16 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from mde import profile
-from mde.deploy.quantization.onnx_file import quantize_onnx
-from mde.engines import pytorch_graph
+from mde.engines import LayerTime, export_openvino, layer_times, tensorrt
+from mde.engines.openvino_core import core
+from mde.engines.pytorch import pytorch_graph
 from mde.errors import MdeError
-from mde.export import ImageGraph, deployable, export_onnx, export_openvino
+from mde.export import ImageGraph, deployable, export_onnx
 from mde.jetson.cudart import Cuda
 from mde.jetson.engine import Engine
 from mde.models import save_model
-from mde.openvino_core import core
-from mde.profile import layer_times
+from mde.quantization.onnx_file import quantize_onnx
 from mde.report.layers import SHOWN, layer_table, write_layers
 from tests.export import random_network
 from tests.jetson import fakes
@@ -79,7 +78,7 @@ def test_a_profiled_call_counts_once_and_the_first_ones_do_not(monkeypatch: pyte
         clock[0] += 0.001
         return clock[0]
 
-    monkeypatch.setattr("mde.profile.time.perf_counter", tick)
+    monkeypatch.setattr("mde.engines.pytorch.time.perf_counter", tick)
     layers = layer_times("pytorch", folder / "model.safetensors", image(), runs=4, threads=1)
     stem = next(layer for layer in layers if layer.name.endswith("conv_stem") and layer.operator == "convolution")
     assert stem.ms == pytest.approx(1.0)  # by a clock that goes on by a millisecond whenever it is read
@@ -89,7 +88,7 @@ def test_tensorrts_layers_come_from_its_own_profiler(monkeypatch: pytest.MonkeyP
     path = tmp_path / "model.engine"
     path.write_bytes(fakes.PLAN)
     engine = Engine(fakes.tensorrt("10.3"), Cuda(fakes.Cudart()), str(path))
-    monkeypatch.setattr(profile, "tensorrt_engine", lambda _: engine)
+    monkeypatch.setattr(tensorrt, "tensorrt_engine", lambda _: engine)
     layers = layer_times("tensorrt", path, np.zeros((1, 4, 6, 3), np.uint8), runs=4, threads=1)
     assert [tuple(layer) for layer in layers] == [("conv + relu", "", 0.5), ("resize", "", 0.25)]
 
@@ -109,15 +108,15 @@ def test_a_profile_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert sorted(folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("times", [[], [profile.LayerTime("relu", "Relu", 0.0)]])
-def test_a_profile_without_any_time_is_none(times: list[profile.LayerTime], tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [[], [LayerTime("relu", "Relu", 0.0)]])
+def test_a_profile_without_any_time_is_none(times: list[LayerTime], tmp_path: Path) -> None:
     write_layers(tmp_path, times)
     assert list(tmp_path.iterdir()) == []
     assert layer_table(tmp_path, "onnxruntime") == ""
 
 
 def test_the_page_shows_the_slowest_layers_first_with_bars(tmp_path: Path) -> None:
-    times = [profile.LayerTime(f"<layer> {number}, a", "Conv", float(number % 17)) for number in range(20)]
+    times = [LayerTime(f"<layer> {number}, a", "Conv", float(number % 17)) for number in range(20)]
     write_layers(tmp_path, times)
     table = layer_table(tmp_path, "onnxruntime")
     assert re.findall(r"&lt;layer&gt; (\d+), a", table)[:3] == ["16", "15", "14"]

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mde.deploy.quantization.fake import convolutions, fake_quantize_weight
 from mde.errors import MdeError
+from mde.quantization.fake import convolutions, fake_quantize_weight
 
 
 def layer_sensitivity(model: nn.Module, images: Tensor) -> dict[str, float]:

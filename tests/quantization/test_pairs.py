@@ -11,14 +11,14 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from mde.deploy.quantization.fake import activation_scales
-from mde.deploy.quantization.onnx_file import dynamic_onnx, quantize_onnx
-from mde.deploy.quantization.pairs import check_pairs, largest_pairs
-from mde.deploy.targets import Request, write_target
-from mde.engines import open_engine
+from mde.engines import export_openvino, open_engine, write_target
+from mde.engines.request import Request
 from mde.errors import MdeError
-from mde.export import export_onnx, export_openvino
-from tests.deploy.quantization_network import SIZE, calibration_frames, difference, layers, small_graph
+from mde.export import export_onnx
+from mde.quantization.fake import activation_scales
+from mde.quantization.onnx_file import dynamic_onnx, quantize_onnx
+from mde.quantization.pairs import check_pairs, largest_pairs
+from tests.quantization.small_network import SIZE, calibration_frames, difference, layers, small_graph
 
 
 @pytest.fixture(scope="module")

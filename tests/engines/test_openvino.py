@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mde.engines import export_openvino
+from mde.engines.openvino_core import core
 from mde.errors import MdeError
-from mde.export import deployable, export_onnx, export_openvino
-from mde.openvino_core import core
+from mde.export import deployable, export_onnx
 from tests.export import random_network
 
 torch.set_num_threads(1)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mde.engines.openvino_core import core
 from mde.errors import MdeError
-from mde.openvino_core import core
 
 PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 

@@ -11,15 +11,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from mde.deploy.quantization.fake import (
-    SCALES,
-    activation_scales,
-    convolutions,
-    fake_quantize,
-    load_fake_quantized,
-    read_scales,
-)
-from mde.deploy.quantization.onnx_file import check_symmetric, fake_quantized_onnx
+from mde.engines.openvino_core import core
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable, export_onnx
 from mde.export.layer_names import onnx_layer
@@ -27,9 +19,17 @@ from mde.export.rewrites import fold_batchnorm
 from mde.models import load_model, save_model
 from mde.models.dpt import DptHybrid
 from mde.models.midas_small import SamePadConv2d
-from mde.openvino_core import core
-from tests.deploy.quantization_network import SIZE, calibration_frames, difference, small_graph
+from mde.quantization.fake import (
+    SCALES,
+    activation_scales,
+    convolutions,
+    fake_quantize,
+    load_fake_quantized,
+    read_scales,
+)
+from mde.quantization.onnx_file import check_symmetric, fake_quantized_onnx
 from tests.export import random_network
+from tests.quantization.small_network import SIZE, calibration_frames, difference, small_graph
 
 torch.set_num_threads(1)
 

@@ -18,11 +18,11 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from mde.atomic_file import atomic_file
-from mde.deploy.quantization.between import Node, between_floats
-from mde.deploy.quantization.calibration import check_calibration
-from mde.deploy.quantization.fake import fake_quantize_weight, weight_scale
 from mde.errors import MdeError
 from mde.export.layer_names import convolutions_of, is_onnx_layer
+from mde.quantization.between import Node, between_floats
+from mde.quantization.calibration import check_calibration
+from mde.quantization.fake import fake_quantize_weight, weight_scale
 from mde.quiet import quiet
 
 

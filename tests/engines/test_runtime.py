@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mde.deploy.description import Calibration, Description, files_of, read_description, write_description
-from mde.deploy.runtime import Runtime, load_runtime
-from mde.deploy.targets import TARGETS, Request, write_target
+from mde.engines import ENGINES, write_target
+from mde.engines.description import Calibration, Description, files_of, read_description, write_description
+from mde.engines.request import Request
+from mde.engines.runtime import Runtime, load_runtime
 from mde.errors import MdeError
 from mde.export import ImageGraph, deployable
 from mde.models import save_model
@@ -32,7 +33,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(model, folder / "model.safetensors", input=list(SIZE))
     graph = ImageGraph(deployable(model), model.mean, model.std).eval()
     for target in ("onnxruntime", "openvino", "litert"):
-        write_target(target, Request(model.name, graph, SIZE, "fp32", folder), folder / f"model{TARGETS[target][0]}")
+        write_target(
+            target, Request(model.name, graph, SIZE, "fp32", folder), folder / f"model{ENGINES[target].suffix}"
+        )
     return folder
 
 
@@ -170,11 +173,11 @@ def transposed(nodes: list[onnx.NodeProto], *axes: int) -> list[onnx.NodeProto]:
     return [*nodes, onnx.helper.make_node("Transpose", ["t"], ["out"], perm=axes)]
 
 
-ENGINES = ("onnxruntime", "openvino")
+INTEGER = ("onnxruntime", "openvino")
 IMAGE = [1, *SIZE, 3]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", INTEGER)
 @pytest.mark.parametrize(
     ("given", "nodes"),
     [(IMAGE, mean(3)), (IMAGE, mean(3, 0)), (IMAGE, transposed(mean(3), 0, 3, 1, 2)), (["n", "h", "w", 3], mean(3))],
@@ -189,7 +192,7 @@ def test_a_network_of_others_gives_its_map_in_whatever_layout(
     np.testing.assert_allclose(load_runtime(path, threads=1).predict(rgb), rgb.mean(2), rtol=1e-5)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", INTEGER)
 @pytest.mark.parametrize(
     ("given", "nodes", "described", "words"),
     [

@@ -1,7 +1,7 @@
 import pytest
 
-from mde.deploy.quantization.gate import quantize_within
 from mde.errors import MdeError
+from mde.quantization.gate import quantize_within
 
 
 class Trial:

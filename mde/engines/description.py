@@ -10,12 +10,12 @@ import numpy as np
 
 from mde.atomic_file import atomic_file
 from mde.engines import ENGINES
+from mde.engines.litert import LITERT
 from mde.errors import MdeError
 from mde.json_file import REQUIRED, read_json
 
 # Of a description's entries, all that they may be.
 CHOICES = {
-    "engine": tuple(ENGINES),
     "precision": ("fp32", "fp16", "int8", "dynamic"),
     "layout": ("nhwc", "nchw"),
     "dtype": ("uint8", "float32"),
@@ -65,7 +65,7 @@ class Description:
 KNOWN = {
     "e8957602750f16ac130210868f4403b38b4042f0d10c00b89ec03fc3dc840125": Description(
         "fastdepth",
-        "litert",
+        LITERT.name,
         "int8",
         (224, 224),
         output="depth",
@@ -106,7 +106,7 @@ def read_description(path: Path) -> Description:
     if not description_file(path).exists():
         raise MdeError(
             f"{path}: no {description_file(path).name} beside it says what it takes; deploy it again, "
-            "or describe it by mde.deploy.description.write_description when it is not ours"
+            "or describe it by mde.engines.description.write_description when it is not ours"
         )
     content = read_json(description_file(path), "deploy it again")
     sides = content.entry("input", list)
@@ -121,6 +121,7 @@ def read_description(path: Path) -> Description:
     older = {"output": "inverse_depth"}  # which older ones do not mention
     described = Description(
         network=content.entry("network", str),
+        engine=content.choice("engine", tuple(ENGINES)),
         input=(sides[0], sides[1]),
         calibration=calibration,
         licence=content.entry("licence", str, None),

@@ -9,8 +9,9 @@ import torch
 
 from mde.data.sample import Sample
 from mde.data.transforms import resize_image
-from mde.deploy.description import Description, read_description
-from mde.engines import ENGINES, Engine, OpenFile, open_engine
+from mde.engines import ENGINES, OpenFile, Run, open_engine
+from mde.engines.description import Description, read_description
+from mde.engines.pytorch import PYTORCH
 from mde.errors import MdeError
 from mde.evaluation import Predictor
 from mde.metrics import resize_prediction
@@ -24,10 +25,10 @@ class Runtime:
     description  what its file says
     """
 
-    def __init__(self, path: Path, description: Description, engine: Engine):
+    def __init__(self, path: Path, description: Description, engine: Run):
         self.name = f"{path.name} in {description.engine}, {description.precision}"
         self.description = description
-        self._engine: Engine | None = engine
+        self._engine: Run | None = engine
 
     def preprocess(self, rgb: np.ndarray) -> np.ndarray:
         """uint8 (H, W, 3) -> the image as the graph takes it, stretched to its input, antialiased.
@@ -83,12 +84,12 @@ def load_runtime(path: str | os.PathLike[str], *, threads: int | None = None, en
     than its description says, and what `open_engine` refuses.
     """
     path, threads = Path(path), threads or os.cpu_count() or 1
-    if not any(path.suffix in suffixes for suffixes, _ in ENGINES.values()):
-        known = ", ".join(sorted({suffix for suffixes, _ in ENGINES.values() for suffix in suffixes}))
+    if not any(path.suffix in engine.reads for engine in ENGINES.values()):
+        known = ", ".join(sorted({suffix for engine in ENGINES.values() for suffix in engine.reads}))
         raise MdeError(f"{path}: not a network that can be run; choose one of {known}")
     if not path.is_file():
         raise MdeError(f"{path}: no such file; deploy the network first")
-    own = path.suffix in ENGINES["pytorch"][0]
+    own = path.suffix in PYTORCH.reads
     description = _own_description(path) if own else read_description(path)
     if engine is not None:
         description = replace(description, engine=engine)
@@ -105,7 +106,7 @@ def check_fits(engine: OpenFile, description: Description) -> None:
     height, width = description.input
     shape = (1, height, width, 3) if description.layout == "nhwc" else (1, 3, height, width)
     described = f"its description says {' x '.join(map(str, shape))} of {description.dtype}"
-    remedy = "describe it anew by mde.deploy.description.write_description, or export the network again"
+    remedy = "describe it anew by mde.engines.description.write_description, or export the network again"
     inputs = engine.inputs
     if inputs is not None and not (len(inputs) == 1 and inputs[0].takes(shape, description.dtype)):
         taken = " and ".join(map(str, inputs)) or "nothing"
@@ -134,4 +135,4 @@ def _inverse(depth: np.ndarray) -> np.ndarray:
 
 def _own_description(path: Path) -> Description:
     about = read_metadata(path)
-    return Description(about["network"], "pytorch", "fp32", trained_size(path), licence=about.get("licence"))
+    return Description(about["network"], PYTORCH.name, "fp32", trained_size(path), licence=about.get("licence"))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from mde.engines import Input, OpenFile, as_map, open_engine
+from mde.engines import Input, OpenFile, as_map, export_openvino, open_engine
+from mde.engines.litert import export_tflite
 from mde.errors import MdeError
-from mde.export import ImageGraph, deployable, export_onnx, export_openvino
-from mde.export.tflite import export_tflite
+from mde.export import ImageGraph, deployable, export_onnx
 from mde.jetson.builder import BuildError
 from mde.models import save_model
 from tests.conftest import ROOT

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from mde.atomic_file import atomic_file
-from mde.deploy.quantization.between import Node, between_floats
-from mde.deploy.quantization.calibration import check_calibration
 from mde.errors import MdeError
 from mde.export.layer_names import convolutions_of, is_tflite_layer
+from mde.quantization.between import Node, between_floats
+from mde.quantization.calibration import check_calibration
 from mde.quiet import quiet
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")

@@ -1,4 +1,4 @@
-from mde.deploy.quantization.between import Node, between_floats
+from mde.quantization.between import Node, between_floats
 
 # image -> Cast -> a -> relu -> b -> add(relu, b) -> resize -> c -> out
 GRAPH = [

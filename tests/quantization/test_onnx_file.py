@@ -5,19 +5,20 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from mde.deploy.quantization.calibration import check_calibration
-from mde.deploy.quantization.gate import quantize_within
-from mde.deploy.quantization.onnx_file import check_symmetric, dynamic_onnx, half_onnx, quantize_onnx
-from mde.deploy.quantization.sensitivity import layer_sensitivity
-from mde.engines import open_engine, tensorrt_stand_in
+from mde.engines import export_openvino, open_engine
+from mde.engines.onnxruntime import open_in_floats
+from mde.engines.openvino_core import core, openvino
 from mde.errors import MdeError
-from mde.export import deployable, export_onnx, export_openvino
+from mde.export import deployable, export_onnx
 from mde.export.layer_names import onnx_layer
 from mde.export.rewrites import DoublingHead
 from mde.models.midas_small import Head
-from mde.openvino_core import core, openvino
-from tests.deploy.quantization_network import SIZE, calibration_frames, dead_graph, difference, layers, small_graph
+from mde.quantization.calibration import check_calibration
+from mde.quantization.gate import quantize_within
+from mde.quantization.onnx_file import check_symmetric, dynamic_onnx, half_onnx, quantize_onnx
+from mde.quantization.sensitivity import layer_sensitivity
 from tests.export import random_network
+from tests.quantization.small_network import SIZE, calibration_frames, dead_graph, difference, layers, small_graph
 
 EXCLUDED = ["refine.conv1", "block.0"]
 
@@ -43,7 +44,7 @@ def files(tmp_path_factory):
 
 def run(path, frame):
     if path.name == "symmetric.onnx":  # TensorRT's
-        return tensorrt_stand_in(path, 1)(frame)
+        return open_in_floats(path, 1)(frame)
     return open_engine("onnxruntime" if path.suffix == ".onnx" else "openvino", path, 1)(frame)
 
 
@@ -74,7 +75,7 @@ def test_tensorrt_s_stand_in_computes_the_rounded_values_in_floats(files):
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     exact = onnxruntime.InferenceSession(files / "symmetric.onnx", options)
-    stand_in = tensorrt_stand_in(files / "symmetric.onnx", 1)
+    stand_in = open_in_floats(files / "symmetric.onnx", 1)
     frames = calibration_frames()
     changes = [difference(stand_in(frame), exact.run(None, {"image": frame})[0]) for frame in frames]
     assert np.mean(changes) < 1e-4  # integers: 1e-3, where they are right

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from mde.deploy.quantization.tflite_file import CONVOLUTIONS, half_tflite, quantize_tflite
+from mde.engines.litert import export_tflite
 from mde.errors import MdeError
 from mde.export.layer_names import is_tflite_layer
-from mde.export.tflite import export_tflite
-from tests.deploy.quantization_network import SIZE, calibration_frames, dead_graph, difference, small_graph
+from mde.quantization.tflite_file import CONVOLUTIONS, half_tflite, quantize_tflite
+from tests.quantization.small_network import SIZE, calibration_frames, dead_graph, difference, small_graph
 
 interpreter = pytest.importorskip("ai_edge_litert.interpreter")
 pytest.importorskip("ai_edge_quantizer")
@@ -105,7 +105,7 @@ def test_what_is_dead_after_pruning_opens_and_keeps_its_bias(tmp_path, whole_lay
 
 
 def test_what_lives_is_quantized_as_calibrated(files, tmp_path, monkeypatch):
-    as_it_is = "mde.deploy.quantization.tflite_file._with_safe_steps"
+    as_it_is = "mde.quantization.tflite_file._with_safe_steps"
     monkeypatch.setattr(as_it_is, lambda edge, source, ranges: source.read_bytes())
     quantize_tflite(files / "float.tflite", tmp_path / "int8.tflite", calibration_frames())
     assert (tmp_path / "int8.tflite").read_bytes() == (files / "int8.tflite").read_bytes()

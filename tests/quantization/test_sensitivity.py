@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from mde.deploy.quantization.sensitivity import fake_quantize_activation, fake_quantize_weight, layer_sensitivity
 from mde.errors import MdeError
-from tests.deploy.quantization_network import SIZE, difference, layers, small_graph
+from mde.quantization.sensitivity import fake_quantize_activation, fake_quantize_weight, layer_sensitivity
+from tests.quantization.small_network import SIZE, difference, layers, small_graph
 
 
 def rounded(x, scale, zero, low, high):
