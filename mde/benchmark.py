@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ from mde.progress import track
 
 READING_ONNX = [name for name, engine in ENGINES.items() if engine.writers and ".onnx" in engine.reads]
 REFERENCE = "reference"
+
+
+def engines_here() -> list[str]:
+    """Those of READING_ONNX that are installed; none where what writes ONNX files is not."""
+    writing = find_spec("onnx") and find_spec("onnxslim")
+    return [name for name in READING_ONNX if writing and ENGINES[name].installed]
 
 
 def interleave(
@@ -56,7 +63,7 @@ def measure_latency(
     graphs: dict[str, nn.Module],
     size: tuple[int, int],
     *,
-    engines: Sequence[str] = READING_ONNX,
+    engines: Sequence[str] | None = None,
     threads: int = 2,
     warmup: int = 5,
     rounds: int = 30,
@@ -70,6 +77,9 @@ def measure_latency(
     measured beside, a process for each. MdeError when the reference is missing, an engine is unknown, a graph cannot be
     exported, or an engine computes something else than PyTorch does.
     """
+    engines = engines_here() if engines is None else engines
+    if not engines:
+        raise MdeError("latency: no engine for ONNX files is installed; pip install onnx onnxslim onnxruntime openvino")
     check_engines(engines)
     if REFERENCE not in graphs:
         raise MdeError(f"latency of {', '.join(graphs) or 'nothing'}: no graph is called {REFERENCE}; add it")

@@ -7,6 +7,7 @@ is imported by what needs it: a process that runs one engine, whose memory `mde.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -126,6 +127,10 @@ class Engine:
     @property
     def version(self) -> str:
         return version(self.package)
+
+    @property
+    def installed(self) -> bool:
+        return find_spec(self.package.replace("-", "_")) is not None
 
     def open(self, path: Path, threads: int) -> OpenFile:
         """A function that runs the file on `threads` CPU threads: an image as the file takes it -> float32

@@ -4,10 +4,8 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import onnx
-import onnxslim
 import torch
 from torch import nn
 from torch.onnx.symbolic_helper import parse_args
@@ -16,6 +14,9 @@ from mde.atomic_file import atomic_file
 from mde.errors import MdeError
 from mde.export.image_graph import ImageGraph
 from mde.quiet import quiet
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def export_onnx(
@@ -32,6 +33,9 @@ def export_onnx(
     MdeError when the network cannot be exported at this size, when the file's opset is not `opset`, or the checker
     refuses it.
     """
+    import onnx
+    import onnxslim
+
     image = model.example(size) if isinstance(model, ImageGraph) else torch.zeros(1, 3, *size)
     image = image.to(next(model.parameters()).device)
     content = io.BytesIO()
@@ -65,7 +69,7 @@ def export_onnx(
         file.write(graph.SerializeToString())
 
 
-def opset_of(graph: onnx.ModelProto) -> int:
+def opset_of(graph: "onnx.ModelProto") -> int:
     """The version of ONNX's own operators that `graph` uses."""
     return next(entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
 

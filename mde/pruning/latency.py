@@ -4,11 +4,9 @@ import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from mde.benchmark import interleave, measure_latency
@@ -19,6 +17,9 @@ from mde.progress import track
 from mde.pruning.channels import Aim
 from mde.pruning.cost import Layer
 from mde.pruning.structure import ChannelGroup
+
+if TYPE_CHECKING:
+    import onnx
 
 SCHEMA = 1
 SHARES = (0.1, 0.25, 0.5, 1.0)  # of a layer's widths, at which it is timed; below the first, time stays the same
@@ -99,6 +100,8 @@ def _layer_ms(
 def _time_layer(
     module: nn.Module, layer: Layer, widths: Mapping[str, int], engine: str, threads: int
 ) -> dict[str, Any]:
+    import onnx
+
     writes = grid(layer.written(widths))
     reads = writes if layer.depthwise else grid(layer.read(widths))
     with tempfile.TemporaryDirectory() as folder:
@@ -124,8 +127,10 @@ def grid(width: int) -> list[int]:
     return sorted({max(1, round(width * share)) for share in SHARES})
 
 
-def _single(module: nn.Module, reads: int, writes: int, shape: tuple[int, ...], depthwise: bool) -> onnx.ModelProto:
+def _single(module: nn.Module, reads: int, writes: int, shape: tuple[int, ...], depthwise: bool) -> "onnx.ModelProto":
     """A graph of one layer with these widths, padded so that only its stride changes its map's size."""
+    from onnx import TensorProto, helper, numpy_helper
+
     attributes: dict[str, Any] = {}
     dimensions: tuple[int, ...] = (reads, writes)
     if isinstance(module, nn.Linear):

@@ -2,15 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import wandb
 from lightning.pytorch.loggers import Logger
 
 from mde.names import file_name, plain
 from mde.report.pictures import sheet_path
 from mde.report.record import without_estimates
 from mde.report.wandb_run import WandbRun
+
+if TYPE_CHECKING:
+    import wandb
 
 QUALITY = ("delta1", "rmse", "mae", "abs_rel")  # columns of the table
 SPARSITY = "model/sparsity"  # the axis on which dashboards set runs beside one another
@@ -52,8 +54,10 @@ def _define_axes(run: Any) -> None:
         run.define_metric(f"{prefix}/*", step_metric=SPARSITY)
 
 
-def results_table(record: dict[str, Any], kind: str, run_dir: Path) -> wandb.Table:
+def results_table(record: dict[str, Any], kind: str, run_dir: Path) -> "wandb.Table":
     """A row for every evaluated set: sparsity reached, kind of pruning, dataset, quality, picture sheet."""
+    import wandb
+
     table = wandb.Table(columns=["sparsity", "prune", "dataset", *QUALITY, "pictures"])
     for name, entry in record["quality"].items():
         figures = [entry[key] for key in QUALITY]
@@ -74,6 +78,8 @@ def _figures(record: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _sheet(run_dir: Path, name: str) -> wandb.Image | None:
+def _sheet(run_dir: Path, name: str) -> "wandb.Image | None":
+    import wandb
+
     path = sheet_path(run_dir, name)
     return wandb.Image(str(path), caption=plain(name)) if path.exists() else None

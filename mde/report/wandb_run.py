@@ -1,12 +1,13 @@
 """The W&B side of a run, which may fail and never ends it."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +28,8 @@ def wandb_logger(config: DictConfig, run_dir: Path) -> "WandbRun | None":
 
     MdeError for a WANDB_MODE that there is not.
     """
+    if find_spec("wandb") is None:
+        raise MdeError("logger=wandb: wandb is not installed; pip install wandb, or choose logger=csv")
     mode = wandb_mode()
     return None if mode == "disabled" else WandbRun(config, run_dir, mode)
 
@@ -113,6 +116,8 @@ class _Nothing:
 
 def end_wandb() -> None:
     """Ends this process's W&B run, if any: in a multirun the next job must open one of its own."""
+    if (wandb := sys.modules.get("wandb")) is None:
+        return
     try:
         wandb.finish()
     except Exception as error:

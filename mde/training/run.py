@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from torch import nn
 
-from mde.benchmark import measure_latency
+from mde.benchmark import engines_here, measure_latency
 from mde.builders import builder, built
 from mde.config import OptimizerConfig
 from mde.data.datamodule import DepthData, parts_of
@@ -345,6 +345,9 @@ def qualities(
 
 def add_latency(record: dict[str, Any], model: DepthNetwork, dense: DepthNetwork | None, config: DictConfig) -> None:
     """Measures network, dense network and the published graph side by side, and puts their times into the record."""
+    if not engines_here():
+        record["notes"].append("Latency was not measured: no engine for ONNX files is installed here.")
+        return
     graphs: dict[str, nn.Module] = {"reference": build_model(model.name, **as_published(model.options))}
     graphs |= {"before": deployable(dense)} if dense is not None else {}
     graphs |= {"model": deployable(model)}
