@@ -35,7 +35,7 @@ demo: install
 	    data.test=64 hydra.run.dir=outputs/demo
 
 results: install
-	$(PY) benchmarks/results.py
+	$(PY) -m benchmarks.results
 
 test: install
 	$(PY) -m pytest -n 2 --dist worksteal

@@ -1,8 +1,8 @@
 """What moves accuracy: short trainings that differ in one thing, judged on the frames that may decide.
 
-    python benchmarks/ablation.py               # the rows that are not there yet; four minutes each on one core
-    python benchmarks/ablation.py --write       # only the table in docs/results.md, from what there is
-    python benchmarks/ablation.py --only size   # rows whose name holds this
+    python -m benchmarks.ablation               # the rows that are not there yet; four minutes each on one core
+    python -m benchmarks.ablation --write       # only the table in docs/results.md, from what there is
+    python -m benchmarks.ablation --only size   # rows whose name holds this
 
 Choices are made on a tenth of NYU's training scenes (train.py's validation part), on redkitchen and on every second
 KITTI scene. So that nothing else can decide, the runs are shown no other frames: links to the training part of NYU and
@@ -14,10 +14,9 @@ import json
 import os
 from pathlib import Path
 
-from results import write
-from results_steps import OUT, ROOT, SHARED, Step, slug
-from results_tables import rows
-
+from benchmarks.results import write
+from benchmarks.results_steps import OUT, ROOT, SHARED, Step, slug
+from benchmarks.results_tables import rows
 from mde.data.folder import FolderFrames
 from mde.data.holdout import hold_out
 from mde.report.record import read_record
@@ -31,7 +30,7 @@ PHOTOS = (
     f"data.parts.photos.root={SHARED}/photos"
 )
 SYNTHETIC = "train.py data=synthetic"
-ALTERED = "benchmarks/altered.py"
+ALTERED = "-m benchmarks.altered"
 BASE, STEPS = "NYU, Lite 0, 160 x 224", 150
 ROWS = {
     BASE: NYU_TRAINING,
@@ -87,7 +86,7 @@ def step(name: str) -> Step:
     command = f"{ROWS[name]} weights=imagenet evaluate=[{HELD_OUT},{KITCHEN},{KITTI}] trainer.validate_every={STEPS}"
     if "trainer.max_steps=" not in command:
         command += f" trainer.max_steps={STEPS}"
-    return Step(f"ablation/{slug(name)}", command, (Path(ALTERED),) if ALTERED in command else ())
+    return Step(f"ablation/{slug(name)}", command, (Path("benchmarks/altered.py"),) if ALTERED in command else ())
 
 
 def table() -> str:

@@ -1,6 +1,6 @@
-"""Training with one thing changed that is no option: for the rows of benchmarks/ablation.py.
+"""Training with one thing changed that is no option: for the rows of benchmarks.ablation.
 
-    python benchmarks/altered.py plain_textures data=synthetic trainer.max_steps=150 ...    # then as train.py
+    python -m benchmarks.altered plain_textures data=synthetic trainer.max_steps=150 ...    # then as train.py
 
 Data are made in the process itself (workers=0): a worker that is not forked would not know of the change.
 """
@@ -8,17 +8,18 @@ Data are made in the process itself (workers=0): a worker that is not forked wou
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any
 
+import hydra
 import lightning as L
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from omegaconf import DictConfig
 
+from mde.cli import job, register, run
 from mde.data import synthetic, transforms
 from mde.data.synthetic import furniture, photo, rooms, scene, streets
-
-TRAIN = Path(__file__).resolve().parents[1] / "train.py"
+from mde.training import train
 
 
 def no_colour_jitter() -> None:
@@ -95,15 +96,21 @@ ALTERATIONS: dict[str, Callable[[], None]] = {
 }
 
 
+@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@job
+def as_train(config: DictConfig) -> None:
+    train(config)
+
+
 def main() -> None:
     change = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if change not in ALTERATIONS:
         raise SystemExit(f"{change}: unknown; choose one of {', '.join(ALTERATIONS)}")
     ALTERATIONS[change]()
-    sys.argv[0] = f"benchmarks/altered.py {change}"  # the run's record names the command
+    sys.argv[0] = f"-m benchmarks.altered {change}"  # the run's record names the command
     sys.argv.append("workers=0")
-    # Not runpy, which would put train.py's name back into sys.argv.
-    exec(compile(TRAIN.read_text(), str(TRAIN), "exec"), {"__name__": "__main__"})
+    register()
+    run(as_train)
 
 
 if __name__ == "__main__":

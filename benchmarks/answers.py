@@ -1,6 +1,6 @@
 """What networks' files answer of images, for benchmarks/arm.py to compare; needs numpy and the files' engines alone.
 
-    python benchmarks/answers.py IMAGES.npz ANSWERS.npz weights/midas_small_tenth_int8.onnx ...
+    python -m benchmarks.answers IMAGES.npz ANSWERS.npz weights/midas_small_tenth_int8.onnx ...
 
 IMAGES holds arrays uint8 (H, W, 3). ANSWERS gets, for each file and image, `<file>:<image>:taken`, the image as the
 file takes it, and `<file>:<image>`, float32 (height, width), its inverse depth of that.

@@ -2,7 +2,7 @@
 
     apt-get install debootstrap qemu-user-static binfmt-support
     update-binfmts --enable qemu-aarch64                     # where the package's own service does not run
-    python benchmarks/arm.py /var/tmp/arm                    # as root, on Debian; minutes
+    python -m benchmarks.arm /var/tmp/arm                    # as root, on Debian; minutes
 
 The folder gets Debian for aarch64, unless it is there, with the engines in the versions installed here. The files that
 ship for ONNX Runtime and LiteRT, the Jetson folder's graph and a network's exports in float then answer docs/photos
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from answers import answers  # beside this file
 from PIL import Image
 
+from benchmarks.answers import answers
 from mde.engines import ENGINES, write_target
 from mde.engines.request import Request
 from mde.export import ImageGraph, deployable

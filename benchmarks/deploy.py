@@ -1,10 +1,10 @@
 """What deployment buys in time: rewrites, pruning and INT8 against the published graph in FP32, in each engine.
 
-    python benchmarks/deploy.py                                  # random weights, MiDaS small as published in size
-    python benchmarks/deploy.py --checkpoint PATH --size 160 224 --pruned PATH PATH     # networks that prune.py left
-    python benchmarks/deploy.py --fastdepth $MDE_SHARED/peers/fast_depth_224.tflite      # a peer's row, absolute
-    python benchmarks/deploy.py --checkpoint PATH --apart        # and what doubling inside the last convolution saves
-    python benchmarks/deploy.py --sparsities 0.75 0.8 0.85 --layers      # and what the smallest spends its time on
+    python -m benchmarks.deploy                                  # random weights, MiDaS small as published in size
+    python -m benchmarks.deploy --checkpoint PATH --size 160 224 --pruned PATH PATH     # networks that prune.py left
+    python -m benchmarks.deploy --fastdepth $MDE_SHARED/peers/fast_depth_224.tflite      # a peer's row, absolute
+    python -m benchmarks.deploy --checkpoint PATH --apart        # and what doubling inside the last convolution saves
+    python -m benchmarks.deploy --sparsities 0.75 0.8 0.85 --layers      # and what the smallest spends its time on
 
 All graphs of an engine are timed in turn in one process. Widths and precision decide the times, not the values of the
 weights: channels are chosen by their L1 norm, and INT8 is calibrated on our rendered scenes. What it costs in accuracy
@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pruning import pruned  # beside this file
 
+from benchmarks.pruning import pruned
 from mde.benchmark import interleave, latency_entry
 from mde.data.synthetic import synthetic_splits
 from mde.data.transforms import resize_image

@@ -1,8 +1,8 @@
 """TensorRT's engines of the shipped networks, built and run on a machine with a GPU: FP32, FP16 and INT8.
 
-    python benchmarks/gpu_engines.py pack outputs/gpu                   # here: graphs, images and the library, in parts
-    python3 benchmarks/gpu_engines.py unpack outputs/gpu                # there: the standard library is enough
-    python3 benchmarks/gpu_engines.py measure outputs/gpu --out FILE    # there: numpy beside it
+    python -m benchmarks.gpu_engines pack outputs/gpu                   # here: graphs, images and the library, in parts
+    python3 -m benchmarks.gpu_engines unpack outputs/gpu                # there: the standard library is enough
+    python3 -m benchmarks.gpu_engines measure outputs/gpu --out FILE    # there: numpy beside it
 
 The machine with the GPU needs no registry: `pack` puts TensorRT-RTX as it is installed here (NVIDIA's wheels from PyPI,
 95 MB), CUDA's runtime and the graphs into one archive and cuts it into parts of less than `--megabytes`, which travel
@@ -22,15 +22,14 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import sys
 import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from site import addsitedir
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 PRECISIONS = ("fp32", "fp16", "int8")
 LIBRARY = ("tensorrt-rtx-cu13", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs")
 CUDART = "libcudart.so.13"
@@ -129,7 +128,7 @@ def measure(folder: Path, out: Path | None, rounds: int = ROUNDS) -> None:
     site = folder / "unpacked/site"
     if not site.is_dir():
         raise SystemExit(f"{site}: not there; first unpack {folder}")
-    sys.path.insert(0, str(site))
+    addsitedir(str(site))
     ctypes.CDLL(str(site / CUDART), ctypes.RTLD_GLOBAL)  # found by this name from now on
     from mde.jetson.builder import build_engine, load_tensorrt
     from mde.jetson.cudart import CudaError, load_cuda

@@ -1,6 +1,6 @@
 """What half precision makes of the shipped networks: one table.
 
-    python benchmarks/half_precision.py
+    python -m benchmarks.half_precision
 
 For every network in weights/, as deploy.py rewrites it, at its own size, on docs/photos, rendered rooms and streets,
 and where the shared folder is on some of NYU's test frames: the largest magnitude of any tensor of the graph in FP32

@@ -1,7 +1,7 @@
 """What every network can do here: the same checks of each, as a table of "ok" or the reason why not.
 
-    python benchmarks/networks.py                                       # every network there is, 256 x 256
-    python benchmarks/networks.py fastdepth:variant=pruned guidedepth --size 224 320
+    python -m benchmarks.networks                                       # every network there is, 256 x 256
+    python -m benchmarks.networks fastdepth:variant=pruned guidedepth --size 224 320
 
 Random weights: whether a network trains, loses channels, is saved and computes the same in each engine does not depend
 on them. The engines run the network that lost channels, which is harder to get right than the dense one.

@@ -1,6 +1,6 @@
 """Non-zero parameters at the paper's sparsities, beside the paper's own counts.
 
-    python benchmarks/paper_counts.py --checkpoint midas_v21_small_256.pt
+    python -m benchmarks.paper_counts --checkpoint midas_v21_small_256.pt
 
 The paper zeroed whole convolutions in order of magnitude ("channel") and single weights ("fine-grained"). Here with
 both rules for whole layers: until the zeroed share is nearest to the sparsity, and the paper's share of the number of

@@ -1,7 +1,7 @@
 """What pruning buys in time: each kind and sparsity against the published graph, in each engine, interleaved.
 
-    python benchmarks/pruning.py                                  # random weights, MiDaS small as published in size
-    python benchmarks/pruning.py --checkpoint PATH --size 160 224
+    python -m benchmarks.pruning                                  # random weights, MiDaS small as published in size
+    python -m benchmarks.pruning --checkpoint PATH --size 160 224
 
 Widths decide the times, not the values of the weights: channels are chosen by their L1 norm, which needs no data. Which
 channels a trained network can spare, and at what cost in accuracy, is measured by prune.py.

@@ -1,6 +1,6 @@
 """What INT8 costs in accuracy, and what training for it brings back, on the same frames of a folder's test part.
 
-    python benchmarks/quantization.py outputs/train/qat --data $MDE_SHARED/data/nyu --frames 218
+    python -m benchmarks.quantization outputs/train/qat --data $MDE_SHARED/data/nyu --frames 218
 
 The argument is the run directory of `train.py quantize=qat`. Post-training quantization is that of deploy.py for
 TensorRT (`target=tensorrt quantize=int8`, before its gate), its ONNX file computed in ONNX Runtime; "at the same

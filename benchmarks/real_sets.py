@@ -1,6 +1,6 @@
 """One table: trained networks beside the vertical ramp and FastDepth INT8 on every real set of the shared folder.
 
-    python benchmarks/real_sets.py nyu=outputs/train/nyu synthetic=outputs/train/synthetic --out outputs/real_sets
+    python -m benchmarks.real_sets nyu=outputs/train/nyu synthetic=outputs/train/synthetic --out outputs/real_sets
 
 Each argument is NAME=RUN_DIRECTORY. Sets with an official split are evaluated on its test part, others whole; sets that
 are renders, or whose depth has no scale, are left out. Protocol: inverse depth, per-frame scale and shift, metrics in

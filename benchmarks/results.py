@@ -1,7 +1,7 @@
 """`make results`: remakes, from the shipped files, every table and figure of docs/results.md that is about them.
 
-    python benchmarks/results.py            # what is not there yet: hours on two cores; can be stopped
-    python benchmarks/results.py --write    # only the documents, from what there is
+    python -m benchmarks.results            # what is not there yet: hours on two cores; can be stopped
+    python -m benchmarks.results --write    # only the documents, from what there is
 
 Each step is a command in a run directory under outputs/results, left out when that is complete. The parts of the
 documents and of the model cards between `<!-- results: NAME -->` and `<!-- end -->` are rewritten, and the pictures in
@@ -14,9 +14,9 @@ import re
 import shutil
 from pathlib import Path
 
-from paired import PerFrame
-from results_steps import FREE, NETWORKS, ROOT, SHARED, Step, record_room, steps, weights
-from results_tables import (
+from benchmarks.paired import PerFrame
+from benchmarks.results_steps import FREE, NETWORKS, ROOT, SHARED, Step, record_room, steps, weights
+from benchmarks.results_tables import (
     DENSE,
     FASTDEPTH,
     Figures,
@@ -30,7 +30,6 @@ from results_tables import (
     summary,
     targets,
 )
-
 from mde.report.merged import read_jobs
 from mde.report.merged_page import picture_grid
 from mde.report.record import read_record

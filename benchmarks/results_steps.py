@@ -89,7 +89,7 @@ class Step:
     def arguments(self) -> list[str]:
         """Of Python; what was interrupted goes on, or, where that is no training, begins anew."""
         if (self.path / "checkpoints/last.ckpt").exists():
-            return [self.command.split(" ")[0], f"resume={self.path}"]
+            return [*(word for word in self.command.split(" ") if "=" not in word), f"resume={self.path}"]
         if self.sweep:
             option = "sweep.resume" if (self.path / "multirun.yaml").exists() else "hydra.sweep.dir"
             return [*self.command.split(" "), f"{option}={self.path}"]

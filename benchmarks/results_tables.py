@@ -6,8 +6,9 @@ from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
-from paired import CLEAR, Difference, PerFrame, over_sets
-from results_steps import (
+
+from benchmarks.paired import CLEAR, Difference, PerFrame, over_sets
+from benchmarks.results_steps import (
     ENGINES,
     FASTDEPTH,
     FREE,
@@ -20,7 +21,6 @@ from results_steps import (
     files,
     learned_from,
 )
-
 from mde.engines import OPENVINO_DEFAULT
 from mde.report.comparison import IN_DEPTH
 from mde.report.merged import Job

@@ -1,7 +1,7 @@
 """Whether capture and alignment cost a network its frame rate, and whether a long run leaks.
 
-    python benchmarks/sensor.py outputs/deploy/.../model.onnx recordings/room.db3
-    python benchmarks/sensor.py outputs/deploy/.../model.onnx recordings/room.db3 --soak 10000
+    python -m benchmarks.sensor outputs/deploy/.../model.onnx recordings/room.db3
+    python -m benchmarks.sensor outputs/deploy/.../model.onnx recordings/room.db3 --soak 10000
 
 The first compares, in turn and in one process, the network on the recording's frames held in memory (preprocess, infer,
 postprocess) with the whole pipeline, which reads and aligns them in a thread beside; and, where the emulator made the

@@ -1,6 +1,6 @@
 """What INT8 gives for being right on every x86: weights of 7 bits against 8, a float output against a rounded one.
 
-    python benchmarks/seven_bits.py weights/midas_small_tenth.safetensors --data $MDE_SHARED/data/nyu --frames 218
+    python -m benchmarks.seven_bits weights/midas_small_tenth.safetensors --data $MDE_SHARED/data/nyu --frames 218
 
 Accuracy on the same frames of a folder's test part, then times, all files in turn in one process; ONNX Runtime and
 OpenVINO. "7 bits and float output" is what deploy.py writes; the others are the same functions with that one changed.
@@ -16,8 +16,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from quantization import METRICS, as_image  # beside this file
 
+from benchmarks.quantization import METRICS, as_image
 from mde.benchmark import interleave, latency_entry
 from mde.data.folder import folder_splits
 from mde.engines import Run, export_openvino, open_engine

@@ -1,8 +1,8 @@
 """Puts a trained network into `weights/`: in half precision, beside its model card.
 
-    python benchmarks/ship.py midas_small RUN_1 RUN_2 --title "..." --licence "..." --limits "..."
-    python benchmarks/ship.py midas_small_tenth --deployed outputs/deploy/onnx outputs/deploy/openvino ...
-    python benchmarks/ship.py midas_small --measure
+    python -m benchmarks.ship midas_small RUN_1 RUN_2 --title "..." --licence "..." --limits "..."
+    python -m benchmarks.ship midas_small_tenth --deployed outputs/deploy/onnx outputs/deploy/openvino ...
+    python -m benchmarks.ship midas_small --measure
 
 The run directories are the pieces of its training in order: each but the first began with the network of the one
 before it, and the last one holds what is shipped. If the first began with a shipped network, the commands of its card
@@ -27,9 +27,9 @@ from typing import Any
 import safetensors.torch
 import torch
 from omegaconf import OmegaConf
-from paired import difference
-from real_sets import real_sets
 
+from benchmarks.paired import difference
+from benchmarks.real_sets import real_sets
 from mde.data.sample import Sample
 from mde.engines.description import description_file, files_of
 from mde.evaluation import Predictor, evaluate, network_predictor, ramp_predictor

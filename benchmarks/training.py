@@ -1,7 +1,7 @@
 """Speed and memory of training on this machine, against the network as published in plain PyTorch.
 
-    python benchmarks/training.py                      # speed of a step, and of the data alone
-    python benchmarks/training.py --memory-steps 1000  # resident memory over a long run
+    python -m benchmarks.training                      # speed of a step, and of the data alone
+    python -m benchmarks.training --memory-steps 1000  # resident memory over a long run
 
 The step of the published network (order of operations as published, float32, default memory layout, BatchNorm in
 training mode) and ours (as train.py's default takes it: 1 x 1 convolutions before upsampling, channels last, the

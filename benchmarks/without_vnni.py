@@ -1,7 +1,7 @@
 """How far INT8 files are from float on a processor without VNNI, with weights of 7 bits and of 8: partly emulated.
 
     apt-get install qemu-user
-    python benchmarks/without_vnni.py weights/midas_small_tenth.safetensors --data $MDE_SHARED/data/nyu
+    python -m benchmarks.without_vnni weights/midas_small_tenth.safetensors --data $MDE_SHARED/data/nyu
 
 ONNX Runtime answers on an emulated Haswell, OpenVINO here with its kernels held to AVX2; both also as this processor
 can. The images are those of docs/photos; calibration is of the data's training part. Figures: the mean difference from
@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from quantization import as_image  # beside this file
-from seven_bits import FLOAT, SUFFIXES, VARIANTS, quantize
 
+from benchmarks.quantization import as_image
+from benchmarks.seven_bits import FLOAT, SUFFIXES, VARIANTS, quantize
 from mde.data.folder import folder_splits
 from mde.engines import export_openvino
 from mde.engines.description import Description, write_description

@@ -23,6 +23,7 @@ with contextlib.suppress(ImportError):  # of the extra tflite
     get_absl_handler().python_handler.stream = sys.__stderr__
 
 ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ("train.py", "prune.py", "deploy.py", "-m benchmarks.altered")
 TINY = ["size=[64,64]", "batch_size=2", "workers=0", "weights=none", "logger=csv", "trainer.precision=32-true"]
 
 
@@ -53,7 +54,7 @@ def quick(script: str, overrides: Sequence[str], steps: int | None) -> list[str]
     """The command line, of that many steps if it names no number itself, with few frames and rounds where it says
     nothing of them and may."""
     given = {override.partition("=")[0] for override in overrides}
-    if {"resume", "source"} & given or "data=l515" in overrides or script not in ("train.py", "prune.py", "deploy.py"):
+    if {"resume", "source"} & given or "data=l515" in overrides or script not in SCRIPTS:
         return [*overrides]
     options = {"evaluation.frames": 4, "measure.rounds": 2, "measure.memory": "false"}
     if script == "deploy.py" and "compare" not in given:
@@ -81,8 +82,13 @@ def script_environment() -> dict[str, str]:
 def call(
     *overrides: str, steps: int | None = None, script: str = "train.py", directory: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python train.py overrides`, or another script, to its end and returns the process with its output."""
-    return run_script(ROOT / script, quick(script, overrides, steps), directory, script_environment() | environment)
+    """Runs `python train.py overrides`, another script or "-m module", to its end; returns the process with output."""
+    return run_script(
+        script if script.startswith("-m ") else ROOT / script,
+        quick(script, overrides, steps),
+        directory,
+        script_environment() | environment,
+    )
 
 
 @pytest.fixture

@@ -32,9 +32,9 @@ FORKSERVER = multiprocessing.get_context("forkserver")
 
 
 def run_script(
-    script: Path, arguments: list[str], directory: Path, environment: Mapping[str, str], timeout: float = 600
+    script: Path | str, arguments: list[str], directory: Path, environment: Mapping[str, str], timeout: float = 600
 ) -> subprocess.CompletedProcess[str]:
-    """Runs the script to its end. Raises TimeoutExpired."""
+    """Runs the script, or "-m module", to its end. Raises TimeoutExpired."""
     FORKSERVER.set_forkserver_preload(SLOW)
     command = [str(script), *arguments]
     with tempfile.TemporaryDirectory() as folder:
@@ -62,8 +62,11 @@ def _run(command: list[str], directory: str, environment: dict[str, str], files:
     weakref.finalize._registry.clear()  # type: ignore[attr-defined]
     weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
     sys.argv = command
-    sys.path.insert(0, str(Path(command[0]).resolve().parent))
     try:
-        runpy.run_path(command[0], run_name="__main__")
+        if command[0].startswith("-m "):
+            runpy.run_module(command[0].removeprefix("-m "), run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, str(Path(command[0]).resolve().parent))
+            runpy.run_path(command[0], run_name="__main__")
     finally:
         atexit._run_exitfuncs()  # which multiprocessing leaves out, and W&B finishes its files in

@@ -1,25 +1,20 @@
 """The ablation's rows: each differs from the first, and an alteration changes what it says and nothing else."""
 
 import json
-import sys
 from random import Random
 
 import pytest
 import torch
 from omegaconf import DictConfig
 
+from benchmarks import ablation, altered
 from mde.config import OptimizerConfig
 from mde.data import synthetic, transforms
 from mde.data.sample import Sample
 from mde.data.synthetic import SyntheticFrames, furniture, photo, rooms, scene, streets
 from mde.models import load_model
-from tests.conftest import ROOT, TINY, call
+from tests.conftest import TINY, call
 from tests.test_config import composed
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # as running the script does
-
-import ablation
-import altered
 
 CHANGED = {
     "no_colour_jitter": [(transforms, "_COLOUR")],
@@ -72,20 +67,21 @@ def test_the_moving_average_is_what_is_kept(tmp_path):
         assert done.returncode == 0, done.stderr
         return load_model(tmp_path / script / "model.safetensors").decoder.head.conv1.weight
 
-    last, mean = weights(script="train.py"), weights("moving_average", script="benchmarks/altered.py")
+    last, mean = weights(script="train.py"), weights("moving_average", script="-m benchmarks.altered")
     assert not torch.equal(last, mean)
     largest = OptimizerConfig().decoder_lr  # of a step of Adam
     torch.testing.assert_close(last, mean, rtol=0, atol=3 * largest)
-    record = json.loads((tmp_path / "benchmarks/altered.py/metrics.json").read_text())
-    assert record["environment"]["command"].startswith("benchmarks/altered.py moving_average size=[64,64]")
+    record = json.loads((tmp_path / "-m benchmarks.altered/metrics.json").read_text())
+    assert record["environment"]["command"].startswith("-m benchmarks.altered moving_average size=[64,64]")
 
 
 @pytest.mark.parametrize("name", [name for name in ablation.ROWS if name != ablation.BASE])
 def test_a_row_differs_from_the_first(name):
     def config(row: str) -> tuple[str, DictConfig]:
-        script, *options = ablation.ROWS[row].split(" ")
+        command = ablation.ROWS[row]
+        script = ablation.ALTERED if command.startswith(ablation.ALTERED) else "train.py"
+        options = command.removeprefix(script).split()
         change = options.pop(0) if script == ablation.ALTERED else ""
-        assert script in ("train.py", ablation.ALTERED)
         assert change in ("", *altered.ALTERATIONS)
         return change, composed(*options)
 
@@ -93,6 +89,6 @@ def test_a_row_differs_from_the_first(name):
 
 
 def test_an_unknown_alteration_is_answered_with_the_choices():
-    done = call("brighter", script="benchmarks/altered.py")
+    done = call("brighter", script="-m benchmarks.altered")
     assert done.returncode == 1
     assert "brighter: unknown; choose one of no_colour_jitter," in done.stderr

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import arm, seven_bits, ship
 from mde.deploy import load_runtime
 from mde.engines.description import Description, write_description
 from mde.models import read_metadata, save_model
@@ -20,12 +21,6 @@ from mde.quantization.pairs import largest_pairs
 from tests.conftest import ROOT, TINY, call, write_frames
 from tests.export import random_network
 from tests.quantization.small_network import calibration_frames, small_graph
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # as running the scripts does
-
-import arm
-import seven_bits
-import ship
 
 SHARED = Path(os.environ.get("MDE_SHARED", "../shared"))
 
@@ -38,7 +33,7 @@ def run(script: str, *arguments: str) -> str:
 
 def test_the_training_benchmark_prints_a_ratio_and_writes_its_figures(tmp_path):
     small = ["--size", "64", "64", "--batch-size", "2", "--rounds", "1"]
-    printed = run("benchmarks/training.py", *small, "--out", str(tmp_path / "figures.json"))
+    printed = run("-m benchmarks.training", *small, "--out", str(tmp_path / "figures.json"))
     figures = json.loads((tmp_path / "figures.json").read_text())
     seconds = figures["seconds_per_batch"]
     assert f"ours / published: {seconds['published'] / seconds['ours']:.2f}x" in printed
@@ -46,7 +41,7 @@ def test_the_training_benchmark_prints_a_ratio_and_writes_its_figures(tmp_path):
 
 def test_the_memory_benchmark_reads_the_resident_size(tmp_path):
     small = ["--size", "64", "64", "--batch-size", "2", "--memory-steps", "2"]
-    run("benchmarks/training.py", *small, "--out", str(tmp_path / "memory.json"))
+    run("-m benchmarks.training", *small, "--out", str(tmp_path / "memory.json"))
     readings = json.loads((tmp_path / "memory.json").read_text())["memory_mb"]
     assert [step for step, _ in readings] == [1, 2]
     assert all(megabytes > 100 for _, megabytes in readings)
@@ -71,7 +66,7 @@ def test_the_deployment_benchmark_has_a_row_for_every_network_and_precision(give
     else:
         narrow_row = "channel 0.75"
         options += ["--encoder", "lite0", "--sparsities", "0.75", "--layers"]
-    printed = run("benchmarks/deploy.py", *options, "--out", str(tmp_path / "figures.json"))
+    printed = run("-m benchmarks.deploy", *options, "--out", str(tmp_path / "figures.json"))
     assert ("openvino, the last INT8 graph" in printed) == ("--layers" in options)
     figures = json.loads((tmp_path / "figures.json").read_text())["latency"]["openvino"]
     expected = {f"{network}, {p}" for network in ("dense", narrow_row) for p in ("fp32", "int8")}
@@ -85,7 +80,7 @@ def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_trai
     folder = SHARED.resolve() / "data/redwood"
     done = run_train("data=folder", f"data.root={folder}", *TINY, f"hydra.run.dir={run_dir}", steps=1)
     assert done.returncode == 0, done.stderr
-    printed = run("benchmarks/real_sets.py", f"mine={run_dir}", "--frames", "4", "--out", str(tmp_path / "table"))
+    printed = run("-m benchmarks.real_sets", f"mine={run_dir}", "--frames", "4", "--out", str(tmp_path / "table"))
     results = json.loads((tmp_path / "table/table.json").read_text())["results"]
     assert results.keys() == {"vertical ramp", "FastDepth INT8", "mine"}
     assert {"nyu", "kitti", "redkitchen", "redwood"} <= results["mine"].keys()
@@ -93,7 +88,7 @@ def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_trai
     row = next(line for line in printed.splitlines() if line.startswith("| redwood"))
     assert row.rstrip(" |").endswith("*")
     texts = ["--title", "Tiny", "--licence", "As redwood's.", "--limits", "Useless."]
-    card = run("benchmarks/ship.py", "tiny", str(run_dir), *texts, "--frames", "4", "--out", str(tmp_path))
+    card = run("-m benchmarks.ship", "tiny", str(run_dir), *texts, "--frames", "4", "--out", str(tmp_path))
     assert "# Tiny\n\n**Licence.** As redwood's." in card
     assert "python train.py data=folder data.root=$MDE_SHARED/data/redwood" in card
     assert "| redwood | | | learned from |" in card
@@ -101,7 +96,7 @@ def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_trai
     page = tmp_path / "tiny.md"
     written = page.read_text()
     page.write_text(re.sub(r"\| kitti .*", "| kitti | what it was once |", written))
-    run("benchmarks/ship.py", "tiny", "--measure", "--frames", "4", "--out", str(tmp_path))
+    run("-m benchmarks.ship", "tiny", "--measure", "--frames", "4", "--out", str(tmp_path))
     assert page.read_text() == written
 
 
@@ -128,7 +123,7 @@ def test_the_quantization_benchmark_has_a_row_for_every_way(tmp_path):
     network = random_network(reference=False)
     scales = activation_scales(network, [torch.randn(1, 3, 64, 64)])
     save_model(network, tmp_path / "model.safetensors", input=[64, 64], activation_scales=scales)
-    printed = run("benchmarks/quantization.py", str(tmp_path), "--data", str(write_frames(tmp_path / "frames")))
+    printed = run("-m benchmarks.quantization", str(tmp_path), "--data", str(write_frames(tmp_path / "frames")))
     rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in printed.splitlines()[2:]}
     assert float(rows["trained for INT8, PyTorch"][-1].strip(" |")) == 0
     assert 0 < float(rows["its file in OpenVINO"][-1].strip(" |")) < float(rows["float"][-1].strip(" |"))

@@ -8,14 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import gpu_engines
 from mde.jetson.cudart import present_device
 from mde.models import save_model
-from tests.conftest import ROOT
 from tests.export import random_network
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # as running the scripts does
-
-import gpu_engines
 
 
 @pytest.mark.parametrize("length", [0, 1, 9, 10, 11, 500])

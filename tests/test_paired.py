@@ -1,16 +1,11 @@
 """Error bars of differences between files, against the textbook's."""
 
 import math
-import sys
 from statistics import fmean, stdev
 
 import pytest
 
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # as running the scripts does
-
-from paired import Difference, PerFrame, difference, over_sets
+from benchmarks.paired import Difference, PerFrame, difference, over_sets
 
 FIRST, SECOND = [0.9, 0.7, 0.8, 0.95, 0.6, 0.85], [0.8, 0.75, 0.7, 0.9, 0.65, 0.6]
 APART = [a - b for a, b in zip(FIRST, SECOND, strict=True)]

@@ -1,21 +1,16 @@
 """The documents' tables, made from records whose figures are known."""
 
 import csv
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import paired, results
+from benchmarks import results_steps as steps
+from benchmarks import results_tables as tables
 from mde.engines import OPENVINO_DEFAULT
 from mde.report.comparison import IN_DEPTH
 from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # as running the script does
-
-import paired
-import results
-import results_steps as steps
-import results_tables as tables
 
 PUBLISHED = "published graph of midas_small lite0, fp32 in litert"
 

@@ -1,16 +1,10 @@
 """Every network in `weights/` in half precision, which ends at 65,504 and is the smaller boards' only fast one."""
 
-import sys
-
 import pytest
 
+from benchmarks import half_precision
 from mde.models import shipped
 from mde.models.health import lost_skips
-from tests.conftest import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))  # as running the scripts does
-
-import half_precision
 
 HELD = 10_000  # the most that any tensor may hold
 ALLOWED = 0.01  # of the prediction's range
