@@ -38,6 +38,7 @@ from mde.pruning.structure import channel_groups, keep_channels
 from mde.report.record import environment
 from mde.training.module import DepthModule
 from mde.training.objective import Objective
+from mde.training.run import RATES
 
 SPARSITY = 0.3
 Size = tuple[int, int]
@@ -57,7 +58,9 @@ def lively(network: DepthNetwork) -> DepthNetwork:
 
 def train_a_step(network: DepthNetwork, size: Size) -> None:
     """A step of the trimmed loss and AdamW on two images: every parameter has a gradient, and the loss falls."""
-    module = DepthModule(copy.deepcopy(network), Objective("trimmed", 0.5, 0), OptimizerConfig(warmup_steps=0), 1)
+    module = DepthModule(
+        copy.deepcopy(network), Objective("trimmed", 0.5, 0), OptimizerConfig(**RATES, warmup_steps=0), 1
+    )
     random = torch.Generator().manual_seed(1)
     image = torch.randn(2, 3, *size, generator=random)
     depth = 1 + torch.linspace(0, 1, size[0]).view(-1, 1) + torch.rand(2, 1, *size, generator=random)

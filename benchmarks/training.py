@@ -31,6 +31,7 @@ from mde.models import build_model
 from mde.report.record import environment
 from mde.training.module import DepthModule
 from mde.training.objective import Objective
+from mde.training.run import RATES
 from mde.training.trainer import precision
 
 
@@ -39,7 +40,7 @@ def stepper(encoder: str, published: bool, freeze: bool = False) -> Callable[[di
     model = build_model("midas_small", encoder=encoder, reference=published)
     if not published:
         model.to(memory_format=torch.channels_last)
-    module = DepthModule(model, Objective("trimmed", 0.5, 0), OptimizerConfig(), 10**6, freeze)
+    module = DepthModule(model, Objective("trimmed", 0.5, 0), OptimizerConfig(**RATES), 10**6, freeze)
     optimizer = module.configure_optimizers()["optimizer"]
     mixed = not published and precision(OmegaConf.structured(TrainerConfig)) == "bf16-mixed"
 

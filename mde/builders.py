@@ -11,14 +11,16 @@ from typing import Any
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mde.config import SCHEMAS
+from mde.config import CHOICES, SCHEMAS
 from mde.errors import MdeError
 
 # Group -> builder -> the schema of its arguments.
 BUILDERS: dict[str, dict[str, type]] = {}
-for _group, _, _schema in SCHEMAS:
-    if hasattr(_schema, "_target_"):
-        BUILDERS.setdefault(_group, {})[_schema._target_] = _schema
+for _groups in (CHOICES, SCHEMAS):
+    for _group, _nodes in _groups.items():
+        for _node in _nodes.values():
+            if hasattr(_node, "_target_"):
+                BUILDERS.setdefault(_group, {})[_node._target_] = _node if isinstance(_node, type) else type(_node)
 
 
 def built(group: str, config: Any) -> Any:

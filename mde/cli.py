@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from mde.command_line import CONF, check_arguments
+from mde.command_line import GROUPS, check_arguments
 from mde.errors import MdeError
 from mde.names import plain
 from mde.overrides import how_to_quote, quoted
@@ -170,7 +170,7 @@ def _nearest(name: str, known: list[str]) -> str:
 def _options() -> list[str]:
     """Every option of every group, dotted, and the names of the groups."""
     store = ConfigStore.instance().repo
-    options = [path.name for path in CONF.iterdir() if path.is_dir()]
+    options = list(GROUPS)
     for name, node in store.items():
         if name in ("prune_run_schema.yaml", "deploy_schema.yaml"):  # the first holds train.py's options too
             options += list(_dotted(node.node, ""))

@@ -12,9 +12,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, QuotedString, Sweep
 from hydra.errors import HydraException
 
+from mde.config import CHOICES
 from mde.errors import MdeError
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+GROUPS = {*CHOICES, "target", *(path.name for path in CONF.iterdir() if path.is_dir())}
 # Hydra's options that say where, how much and how many. Not among them: what holds code or commands, as a launcher's
 # `setup` does, and whole tables, in which any key may be.
 HYDRAS = re.compile(
@@ -66,7 +68,7 @@ def _check(option: Override) -> None:
         raise MdeError(f"{argument}: is not interpolated; give the value itself")
     group = key.removeprefix("hydra.sweeper.params.")
     # Hydra would follow a path, and the file there may hold any option of Hydra's.
-    if ((CONF / group).is_dir() or "/" in group) and not isinstance(option._value, dict):
+    if (group in GROUPS or "/" in group) and not isinstance(option._value, dict):
         for text in texts:
             if re.search(r"[/\\$]", text):
                 raise MdeError(f"{argument}: {text} is no name of a file in conf/{group}; put your file there")

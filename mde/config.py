@@ -3,6 +3,7 @@
 Hydra merges a YAML file into the dataclass registered for it, so an unknown or ill-typed option fails while composing.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,9 +114,8 @@ class LossConfig:
 class OptimizerConfig:
     """AdamW, linear warm-up, cosine decay to zero."""
 
-    # null: these for a decoder that knows nothing yet, half of them for trained weights
-    encoder_lr: float | None = 4e-4
-    decoder_lr: float | None = 1e-3
+    encoder_lr: float | None = None  # null: 4e-4 for a decoder that knows nothing yet, half of it for trained weights
+    decoder_lr: float | None = None  # null: likewise, of 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 40
     gradient_clip: float = 1.0  # largest norm of the gradient; 0: off
@@ -309,36 +309,62 @@ class DeployConfig:
     seed: int = 0
 
 
-# Group, name in a defaults list, and what the group's files may say.
-SCHEMAS: list[tuple[str, str, type]] = [
-    ("model", "model_schema", ModelConfig),
-    ("data", "synthetic_schema", SyntheticData),
-    ("data", "folder_schema", FolderData),
-    ("data", "kitti_schema", KittiData),
-    ("data", "nyu_schema", NyuData),
-    ("data", "photos_schema", PhotosData),
-    ("data", "mix_schema", MixData),
-    ("data", "sensor_schema", SensorData),
-    ("loss", "loss_schema", LossConfig),
-    ("optimizer", "optimizer_schema", OptimizerConfig),
-    ("trainer", "trainer_schema", TrainerConfig),
-    ("logger", "logger_schema", LoggerConfig),
-    ("prune", "prune_schema", PruneConfig),
-    ("importance", "importance_schema", ImportanceConfig),
-    ("schedule", "schedule_schema", ScheduleConfig),
-    ("recovery", "recovery_schema", RecoveryConfig),
-    ("target", "target_schema", TargetConfig),
-    ("quantize", "quantize_schema", QuantizeConfig),
-    ("device", "device_schema", DeviceConfig),
-]
+# Group -> its choices that are no more than a kind: what they say, the first word in the group's schema. Choices that
+# say more are files in `conf/`, which begin with a schema of SCHEMAS.
+CHOICES: dict[str, dict[str, Any]] = {
+    "model": {
+        name: ModelConfig(name=name) for name in ("midas_small", "dpt_hybrid", "dpt_large", "fastdepth", "guidedepth")
+    },
+    "data": {
+        "synthetic": SyntheticData,
+        "folder": FolderData,
+        "kitti": KittiData,
+        "nyu": NyuData,
+        "photos": PhotosData,
+        "l515": SensorData,
+    },
+    "loss": {
+        "trimmed": LossConfig(data="trimmed"),  # MiDaS v2's
+        "ssi": LossConfig(data="ssi"),  # its least squares form
+        "l1": LossConfig(data="l1"),  # plain regression
+        "mse": LossConfig(data="mse", gradient=0.0),  # what the paper did, against the grey depth image
+    },
+    "optimizer": {"adamw": OptimizerConfig},
+    "trainer": {
+        # Batches that a CPU can hold are too small for statistics of their own. To compare, on validation scenes:
+        # python train.py data=folder data.root=NYU size=[96,128] trainer.max_steps=200 trainer.freeze_batchnorm=false
+        "cpu": TrainerConfig(freeze_batchnorm=True),
+        "gpu": TrainerConfig(accelerator="gpu"),
+        # On GPUs BatchNorm is synchronised, on CPUs each process keeps its own statistics.
+        "ddp": TrainerConfig(accelerator="auto", devices=2, strategy="ddp"),
+    },
+    "logger": {"wandb": LoggerConfig, "csv": LoggerConfig(wandb=False)},
+    "prune": {
+        "none": PruneConfig,
+        "channel": PruneConfig(kind="channel"),  # taken out of the graph: fewer multiply-adds in every engine
+        "fine_grained": PruneConfig(kind="fine_grained"),  # single weights held at zero: no faster in any engine tried
+        "two_four": PruneConfig(kind="two_four"),  # two of four input channels at zero: faster on Ampere GPUs and later
+        "layer": PruneConfig(kind="layer"),  # whole layers held at zero: what the paper called channel pruning
+    },
+    "importance": {kind: ImportanceConfig(kind=kind) for kind in ("l1", "l2", "batchnorm", "lamp", "taylor")},
+    "schedule": {kind: ScheduleConfig(kind=kind) for kind in ("one_shot", "linear", "cubic")},
+    "recovery": {kind: RecoveryConfig(kind=kind) for kind in ("none", "finetune", "distill")},
+    "quantize": {kind: QuantizeConfig(kind=kind) for kind in ("none", "float16", "int8", "dynamic", "qat")},
+    "device": {"cpu": DeviceConfig},  # the machine that deploy.py runs on: measured, not estimated
+}
+SCHEMAS = {"data": {"mix_schema": MixData}, "device": {"device_schema": DeviceConfig}}
 
 
-def register_schema() -> None:
-    """Make the dataclasses known to Hydra under the names that the YAML files' defaults lists use."""
+def register_schema(targets: Iterable[str] = ()) -> None:
+    """Makes the schema and all choices known to Hydra; `targets`: the engines that write files, for `target=`."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="prune_run_schema", node=PruneRunConfig)
     store.store(name="deploy_schema", node=DeployConfig)
     store.store(group="experiment", name="none", node={}, package="_global_")  # a defaults list cannot ask for null
-    for group, name, node in SCHEMAS:
-        store.store(group=group, name=name, node=node)
+    for name in targets:
+        store.store(group="target", name=name, node=TargetConfig(name=name))
+    for groups in (CHOICES, SCHEMAS):
+        for group, nodes in groups.items():
+            for name, node in nodes.items():
+                store.store(group=group, name=name, node=node)

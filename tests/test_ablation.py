@@ -8,11 +8,11 @@ import torch
 from omegaconf import DictConfig
 
 from benchmarks import ablation, altered
-from mde.config import OptimizerConfig
 from mde.data import synthetic, transforms
 from mde.data.sample import Sample
 from mde.data.synthetic import SyntheticFrames, furniture, photo, rooms, scene, streets
 from mde.models import load_model
+from mde.training.run import RATES
 from tests.conftest import TINY, call
 from tests.test_config import composed
 
@@ -69,7 +69,7 @@ def test_the_moving_average_is_what_is_kept(tmp_path):
 
     last, mean = weights(script="train.py"), weights("moving_average", script="-m benchmarks.altered")
     assert not torch.equal(last, mean)
-    largest = OptimizerConfig().decoder_lr  # of a step of Adam
+    largest = RATES["decoder_lr"]  # of a step of Adam
     torch.testing.assert_close(last, mean, rtol=0, atol=3 * largest)
     record = json.loads((tmp_path / "-m benchmarks.altered/metrics.json").read_text())
     assert record["environment"]["command"].startswith("-m benchmarks.altered moving_average size=[64,64]")

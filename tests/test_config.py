@@ -1,13 +1,13 @@
-"""Every YAML file in conf/ composes and builds what it describes."""
-
-from pathlib import Path
+"""Every choice and every YAML file in conf/ composes and builds what it describes."""
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mde.cli import one_line, register
+from mde.config import CHOICES
 from mde.models import build_model
 from mde.training.objective import Objective
 from tests.conftest import ROOT, write_frames
@@ -22,38 +22,43 @@ def composed(*overrides: str, script: str = "train"):
 
 
 def choices(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """Registered ones and files."""
+    store = ConfigStore.instance()
+    registered = [name.removesuffix(".yaml") for name in (store.list(group) if group in store.repo else [])]
+    return sorted({name for name in registered if not name.endswith("_schema")} | files(group))
+
+
+def files(group: str) -> set[str]:
+    return {path.stem for path in (CONF / group).glob("*.yaml")}
 
 
 def groups_of(script: str) -> set[str]:
     """The groups from which a script's defaults list chooses."""
-    return {
-        key for entry in OmegaConf.load(CONF / f"{script}.yaml").defaults if not isinstance(entry, str) for key in entry
-    }
+    entries = [entry for entry in OmegaConf.load(CONF / f"{script}.yaml").defaults if not isinstance(entry, str)]
+    return {key for entry in entries for key in entry if not key.startswith("optional ")}
 
 
-CHOICES = [
-    (script, path)
+COMPOSED = [
+    (script, group, name)
     for script in ("train", "prune", "deploy")
-    for path in sorted(CONF.glob("*/*.yaml"))
-    if path.parent.name in groups_of(script)
+    for group in sorted(groups_of(script))
+    for name in choices(group)
     # Most experiments are of training; what one changes of deploy.py lies in a folder of its own.
-    and (script != "deploy" or path.parent.name != "experiment" or (path.parent / "deploy" / path.name).exists())
+    if (script, group) != ("deploy", "experiment") or name in files("experiment/deploy") | {"none"}
 ]
 
 
 def test_every_group_belongs_to_a_script():
-    assert {path.parent.name for path in CONF.glob("*/*.yaml")} == {path.parent.name for _, path in CHOICES}
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra"}
+    assert folders | CHOICES.keys() | {"target"} == {group for _, group, _ in COMPOSED}
 
 
-@pytest.mark.parametrize(
-    ("script", "path"), CHOICES, ids=[f"{path.parent.name}/{path.stem}-{s}" for s, path in CHOICES]
-)
-def test_every_choice_of_every_group_composes_and_resolves(script: str, path: Path):
+@pytest.mark.parametrize(("script", "group", "name"), COMPOSED)
+def test_every_choice_of_every_group_composes_and_resolves(script: str, group: str, name: str):
     needed = {"mix": ["data.parts.folder.root=/x"], "synthetic": [], "l515": ["data.source=/x"]}
     needed["mix_photos"] = ["data.parts.photos.root=/x"]
-    root = needed.get(path.stem, ["data.root=/x"]) if path.parent.name == "data" else []
-    config = composed(f"{path.parent.name}={path.stem}", *root, script=script)
+    root = needed.get(name, ["data.root=/x"]) if group == "data" else []
+    config = composed(f"{group}={name}", *root, script=script)
     OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 

@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from mde.config import register_schema
+from mde.engines import targets
 from mde.errors import MdeError
 from mde.names import plain
 from mde.runs import LAST, claim, leads, link_out, used
@@ -21,7 +22,7 @@ from mde.sweep.jobs import job_name, sweep_name
 
 def register() -> None:
     """Makes schema and resolvers known to Hydra in this process."""
-    register_schema()
+    register_schema(targets())
     OmegaConf.register_new_resolver("mde.run_dir", lambda resume, new: resume or new, replace=True)
     OmegaConf.register_new_resolver("mde.job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("mde.sweep_name", sweep_name, replace=True)

@@ -19,7 +19,6 @@ from torch import nn
 
 from mde.benchmark import engines_here, measure_latency
 from mde.builders import builder, built
-from mde.config import OptimizerConfig
 from mde.data.datamodule import DepthData, parts_of
 from mde.data.sample import Frames, Splits
 from mde.errors import MdeError
@@ -58,6 +57,7 @@ from mde.training.quantization import build_quantization
 from mde.training.teacher import Teacher, build_teacher, show, taught
 from mde.training.trainer import build_trainer, precision, uses_gpu
 
+RATES = {"encoder_lr": 4e-4, "decoder_lr": 1e-3}  # of a decoder that knows nothing yet; half for trained weights
 SIZE = [160, 224]  # where neither the command line nor the weights say one: what two CPU cores train in minutes
 
 
@@ -387,9 +387,9 @@ def fill_in(config: DictConfig) -> None:
         config.size = SIZE if untrained else list(trained_size(config.weights, config.model.name))
     if config.loss.start_steps is None:
         config.loss.start_steps = 100 if untrained else 0
-    for option in ("encoder_lr", "decoder_lr"):
+    for option, rate in RATES.items():
         if config.optimizer[option] is None:
-            config.optimizer[option] = getattr(OptimizerConfig, option) * (1 if untrained else 0.5)
+            config.optimizer[option] = rate * (1 if untrained else 0.5)
 
 
 def resumed(config: DictConfig) -> DictConfig:

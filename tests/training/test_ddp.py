@@ -16,6 +16,7 @@ import sys
 import lightning as L, torch
 from lightning.pytorch.callbacks import Callback
 from mde.config import OptimizerConfig
+from mde.training.run import RATES
 from mde.data.datamodule import DepthData
 from mde.data.folder import folder_splits
 from mde.models import build_model
@@ -32,7 +33,8 @@ class Losses(Callback):
         losses.append(float(trainer.callback_metrics["train/loss"]))
 
 model = build_model("midas_small", encoder="lite0").to(memory_format=torch.channels_last)
-module = DepthModule(model, Objective("trimmed", 0.5, 0), OptimizerConfig(warmup_steps=0), 5, freeze_batchnorm=True)
+optimizer = OptimizerConfig(**RATES, warmup_steps=0)
+module = DepthModule(model, Objective("trimmed", 0.5, 0), optimizer, 5, freeze_batchnorm=True)
 data = DepthData(folder_splits(root), size=(64, 64), mean=model.mean, std=model.std, batch_size=4, max_steps=5,
                  workers=0, seed=0, augment=False)
 # In float64: AdamW's first steps divide a gradient by its own size, which blows up rounding where it is nearly 0.

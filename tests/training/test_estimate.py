@@ -6,6 +6,7 @@ from mde.models import build_model
 from mde.training.estimate import TRIAL_STEPS, seconds, step_seconds
 from mde.training.module import DepthModule
 from mde.training.objective import Objective
+from mde.training.run import RATES
 
 
 class Frames(torch.utils.data.Dataset):
@@ -21,7 +22,7 @@ def test_a_step_and_its_data_are_timed_on_copies_that_are_thrown_away(monkeypatc
     clock = [0.0]
     monkeypatch.setattr("mde.training.estimate.time.perf_counter", lambda: clock[0])
     model = build_model("midas_small", encoder="lite0")
-    module = DepthModule(model, Objective("l1", 0.5, 0), OptimizerConfig(warmup_steps=0), max_steps=10)
+    module = DepthModule(model, Objective("l1", 0.5, 0), OptimizerConfig(**RATES, warmup_steps=0), max_steps=10)
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
     def taking(function, duration):

@@ -9,6 +9,7 @@ from mde.config import OptimizerConfig
 from mde.models import build_model
 from mde.training.module import DepthModule, health
 from mde.training.objective import Objective
+from mde.training.run import RATES
 
 
 @pytest.fixture(scope="module")
@@ -17,15 +18,15 @@ def model():
 
 
 def module_of(model, **options):
-    config = OptimizerConfig(warmup_steps=10)
+    config = OptimizerConfig(**RATES, warmup_steps=10)
     return DepthModule(model, Objective("l1", 0.5, 0), config, max_steps=100, **options)
 
 
 def test_encoder_and_decoder_have_their_own_learning_rates_and_share_all_parameters(model):
     groups = module_of(model).configure_optimizers()["optimizer"].param_groups
     assert [group["name"] for group in groups] == ["encoder", "decoder"]
-    assert groups[0]["initial_lr"] == OptimizerConfig().encoder_lr
-    assert groups[1]["initial_lr"] == OptimizerConfig().decoder_lr
+    assert groups[0]["initial_lr"] == RATES["encoder_lr"]
+    assert groups[1]["initial_lr"] == RATES["decoder_lr"]
     held = [id(parameter) for group in groups for parameter in group["params"]]
     assert len(held) == len(set(held))
     assert set(held) == {id(parameter) for parameter in model.parameters()}

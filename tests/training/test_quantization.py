@@ -16,6 +16,7 @@ from mde.quantization.fake import FakeQuantized, convolutions, read_scales
 from mde.training.module import BatchNorm, DepthModule
 from mde.training.objective import Objective
 from mde.training.quantization import QuantizationAware, build_quantization
+from mde.training.run import RATES
 from tests.export import random_network
 from tests.test_config import composed
 
@@ -31,7 +32,7 @@ class Images:
 
 
 def begun(tmp_path: Path, callback: QuantizationAware | None = None) -> tuple[DepthModule, QuantizationAware]:
-    module = DepthModule(random_network(reference=False), Objective("trimmed", 0.5, 0), OptimizerConfig(), 3)
+    module = DepthModule(random_network(reference=False), Objective("trimmed", 0.5, 0), OptimizerConfig(**RATES), 3)
     with torch.no_grad():
         module.model.decoder.reduce1.weight[::2] = 0  # as pruning could leave it
     callback = callback or QuantizationAware(2, tmp_path)
@@ -97,7 +98,7 @@ def test_what_cannot_be_trained_is_one_line(overrides: list[str], line: str, tmp
 
 def test_its_schedule_is_its_own_unless_asked_otherwise() -> None:
     config = composed("quantize=qat", "optimizer.decoder_lr=1")
-    assert config.optimizer.encoder_lr < OptimizerConfig().encoder_lr / 10
+    assert config.optimizer.encoder_lr < RATES["encoder_lr"] / 10
     assert config.trainer.max_steps < composed().trainer.max_steps
     assert config.optimizer.decoder_lr == 1
 
@@ -121,7 +122,7 @@ class OneFrame(L.LightningDataModule):
 def fitted(run_dir: Path, until: int, checkpoint: Path | None = None) -> tuple[L.Trainer, QuantizationAware]:
     """A run of two steps, stopped after `until`."""
     module = DepthModule(
-        random_network(reference=False), Objective("trimmed", 0.5, 0), OptimizerConfig(warmup_steps=0), 2
+        random_network(reference=False), Objective("trimmed", 0.5, 0), OptimizerConfig(**RATES, warmup_steps=0), 2
     )
     callback = QuantizationAware(2, run_dir)
     trainer = L.Trainer(

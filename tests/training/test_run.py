@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from safetensors.torch import load_file
 
-from mde.config import OptimizerConfig
 from mde.data.sample import Splits
 from mde.data.synthetic import SyntheticFrames
 from mde.errors import MdeError
@@ -23,7 +22,7 @@ from mde.evaluation import evaluate, ramp_predictor
 from mde.models import build_model, load_model, save_model
 from mde.pruning.run import prune
 from mde.report.record import new_record, write_record
-from mde.training.run import fill_in, fit, known_qualities, network_options, trained_on
+from mde.training.run import RATES, fill_in, fit, known_qualities, network_options, trained_on
 from tests.conftest import ROOT, TINY, quick, script_environment, train_command
 from tests.forked import run_script
 from tests.test_config import composed
@@ -186,7 +185,7 @@ def test_what_null_leaves_to_the_weights(tmp_path):
         fill_in(config)
     assert (list(fresh.size), list(trained.size)) == ([160, 224], [64, 96])
     assert (fresh.loss.start_steps, trained.loss.start_steps) == (100, 0)
-    assert fresh.optimizer.encoder_lr == 2 * trained.optimizer.encoder_lr == OptimizerConfig.encoder_lr
+    assert fresh.optimizer.encoder_lr == 2 * trained.optimizer.encoder_lr == RATES["encoder_lr"]
     asked = {name: value for name, value in network_options(fresh).items() if value is not None}
     assert asked == {"encoder": "lite0", "border": "replicate"}
     assert not any(network_options(trained).values())
