@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
-.PHONY: demo test results install clean
+.PHONY: demo test test-all results install clean
 
 install: $(INSTALLED)
 
@@ -39,6 +39,10 @@ results: install
 
 test: install
 	$(PY) -m pytest -n 2 --dist worksteal
+
+# The suite and every document's commands as written: half an hour.
+test-all: install
+	$(PY) -m pytest -n 2 --dist worksteal -m ''
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

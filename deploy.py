@@ -13,7 +13,7 @@ from mde.cli import job, register, run
 @job
 def main(config: DictConfig) -> None:
     # Imported after composing: a mistyped option is answered before torch is imported.
-    if config.data._target_ == "mde.sensors.source.sensor_splits":
+    if "source" in config.data:  # a camera or a recording of one
         from mde.deploy.sensor import observe
 
         observe(config)
