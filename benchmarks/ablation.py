@@ -40,6 +40,8 @@ ROWS = {
     "encoder Lite 2": f"{NYU_TRAINING} model.encoder=lite2",
     "size 192 x 192": f"{NYU_TRAINING} size=[192,192]",
     "600 steps": f"{NYU_TRAINING} trainer.max_steps=600",
+    "600 steps, scale not held": NYU_TRAINING.replace("train.py", f"{ALTERED} scale_not_held")
+    + " trainer.max_steps=600",
     "moving average of the weights": NYU_TRAINING.replace("train.py", f"{ALTERED} moving_average"),
     "no colour jitter": NYU_TRAINING.replace("train.py", f"{ALTERED} no_colour_jitter"),
     "no crops": NYU_TRAINING.replace("train.py", f"{ALTERED} whole_frames"),

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from mde.cli import job, register, run
 from mde.data import synthetic, transforms
 from mde.data.synthetic import furniture, photo, rooms, scene, streets
-from mde.training import train
+from mde.training import scale, train
 
 
 def no_colour_jitter() -> None:
@@ -71,6 +71,11 @@ def one_exposure() -> None:
     photo._chance = lambda generator: [0.5] * 9
 
 
+def scale_not_held() -> None:
+    """Nothing keeps the size of outputs and inner maps, to which the losses are blind."""
+    scale.WEIGHT = 0.0
+
+
 def moving_average() -> None:
     """The mean of the weights over about the last 50 steps is what is kept."""
 
@@ -91,6 +96,7 @@ ALTERATIONS: dict[str, Callable[[], None]] = {
         plain_textures,
         one_light,
         one_exposure,
+        scale_not_held,
         moving_average,
     )
 }
