@@ -6,7 +6,7 @@ Or set deployed ones side by side: `python deploy.py compare=[FILE,FILE,...]`; a
 import hydra
 from omegaconf import DictConfig
 
-from mde.cli import job, register, run
+from mde.app.entry import job, register, run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="deploy")
@@ -14,7 +14,7 @@ from mde.cli import job, register, run
 def main(config: DictConfig) -> None:
     # Imported after composing: a mistyped option is answered before torch is imported.
     if "source" in config.data:  # a camera or a recording of one
-        from mde.deploy.sensor import observe
+        from mde.deploy.camera.run import observe
 
         observe(config)
     elif config.compare:
@@ -22,7 +22,7 @@ def main(config: DictConfig) -> None:
 
         compare(config)
     elif config.source is not None:
-        from mde.deploy.predict import predict
+        from mde.deploy.predict.run import predict
 
         predict(config)
     else:

@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from mde.cli import job, register, run
+from mde.app.entry import job, register, run
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

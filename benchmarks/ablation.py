@@ -19,7 +19,7 @@ from benchmarks.results_steps import OUT, ROOT, SHARED, Step, slug
 from benchmarks.results_tables import rows
 from mde.data.folder import FolderFrames
 from mde.data.holdout import hold_out
-from mde.report.record import read_record
+from mde.records import read_record
 
 FRAMES = OUT / "ablation/frames"
 NYU, HELD_OUT, KITTI, KITCHEN = FRAMES / "nyu", FRAMES / "held_out", FRAMES / "kitti", f"{SHARED}/data/redkitchen"

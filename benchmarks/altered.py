@@ -16,10 +16,11 @@ import lightning as L
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from omegaconf import DictConfig
 
-from mde.cli import job, register, run
+from mde.app.entry import job, register, run
 from mde.data import synthetic, transforms
-from mde.data.synthetic import furniture, photo, rooms, scene, streets
-from mde.training import scale, train
+from mde.renderer import furniture, photo, rooms, scene, streets
+from mde.training import held_scale as scale
+from mde.training import train
 
 
 def no_colour_jitter() -> None:

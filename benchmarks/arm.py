@@ -34,7 +34,7 @@ from mde.jetson import depth
 from mde.jetson.runner import load_description
 from mde.models import load_model, read_metadata
 from mde.models.shipped import FOLDER
-from mde.report.record import environment
+from mde.records import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE, PYTHON = "bookworm", "3.11"

@@ -23,7 +23,6 @@ import numpy as np
 import torch
 
 from benchmarks.pruning import pruned
-from mde.benchmark import interleave, latency_entry
 from mde.data.synthetic import synthetic_splits
 from mde.data.transforms import resize_image
 from mde.engines import ENGINES, layer_times, open_engine, write_target
@@ -32,7 +31,8 @@ from mde.export import ImageGraph, deployable
 from mde.models import build_model, load_model
 from mde.models.network import DepthNetwork
 from mde.models.registry import PUBLISHED
-from mde.report.record import describe_model, environment
+from mde.records import describe_model, environment
+from mde.speed.interleaved import interleave, latency_entry
 
 CHOICES = ("onnxruntime", "openvino", "litert")
 REFERENCE = "published graph, fp32"

@@ -35,7 +35,7 @@ from mde.pruning.cost import dense_widths, layers_of
 from mde.pruning.importance import channel_importance, weight_importance
 from mde.pruning.masks import apply_masks, fine_grained_masks, layer_weights
 from mde.pruning.structure import channel_groups, keep_channels
-from mde.report.record import environment
+from mde.records import environment
 from mde.training.module import DepthModule
 from mde.training.objective import Objective
 from mde.training.run import RATES

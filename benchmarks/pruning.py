@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mde.benchmark import measure_latency
 from mde.export import deployable
 from mde.models import build_model
 from mde.models.network import DepthNetwork
@@ -26,7 +25,8 @@ from mde.pruning.cost import dense_widths, layers_of
 from mde.pruning.importance import channel_importance, weight_importance
 from mde.pruning.masks import apply_masks, fine_grained_masks, layer_masks, layer_weights, two_four_masks
 from mde.pruning.structure import channel_groups, keep_channels
-from mde.report.record import describe_model, environment
+from mde.records import describe_model, environment
+from mde.speed.interleaved import measure_latency
 
 ROWS = [("channel", s) for s in (0.1, 0.25, 0.5, 0.75, 0.9)] + [
     ("fine_grained", 0.9),

@@ -21,14 +21,14 @@ from mde.data.transforms import resize_image
 from mde.engines import Run, open_engine
 from mde.engines.onnxruntime import open_in_floats
 from mde.engines.pytorch import graph_engine
-from mde.evaluation import spread
+from mde.evaluation.quality import spread
 from mde.export import ImageGraph, deployable, export_onnx
 from mde.metrics import DepthMetrics, resize_prediction
 from mde.models import load_model, read_metadata
 from mde.models.network import DepthNetwork
 from mde.quantization.fake import activation_scales, fake_quantize, load_fake_quantized, read_scales
 from mde.quantization.onnx_file import fake_quantized_onnx, quantize_onnx
-from mde.training.quantization import FLOAT
+from mde.training.quantization_aware import FLOAT
 
 METRICS = ("delta1", "rmse", "mae", "abs_rel")
 TRAINED = "trained for INT8, PyTorch"

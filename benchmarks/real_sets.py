@@ -14,9 +14,9 @@ from pathlib import Path
 
 from mde.data.folder import FolderFrames
 from mde.engines.runtime import load_runtime, runtime_predictor
-from mde.evaluation import Predictor, evaluate, network_predictor, ramp_predictor
+from mde.evaluation.quality import Predictor, evaluate, network_predictor, ramp_predictor
 from mde.models import load_model
-from mde.report.record import environment, read_record
+from mde.records import environment, read_record
 
 
 def real_sets(shared: Path) -> list[FolderFrames]:

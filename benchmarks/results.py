@@ -30,9 +30,9 @@ from benchmarks.results_tables import (
     summary,
     targets,
 )
-from mde.report.merged import read_jobs
-from mde.report.merged_page import picture_grid
-from mde.report.record import read_record
+from mde.records import read_record
+from mde.report.sweep_page import picture_grid
+from mde.report.sweep_table import read_jobs
 
 
 def write(name: str, content: str) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mde.engines import OPENVINO_DEFAULT
 from mde.models import read_metadata
-from mde.report.merged import read_jobs
-from mde.report.record import read_record
+from mde.records import read_record
+from mde.report.sweep_table import read_jobs
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = Path("weights")

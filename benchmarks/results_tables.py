@@ -22,9 +22,9 @@ from benchmarks.results_steps import (
     learned_from,
 )
 from mde.engines import OPENVINO_DEFAULT
-from mde.report.comparison import IN_DEPTH
-from mde.report.merged import Job
-from mde.report.merged_page import draw_front
+from mde.report.comparison_page import IN_DEPTH
+from mde.report.sweep_page import draw_front
+from mde.report.sweep_table import SweepJob
 
 Point = tuple[str, str, str]  # network, engine, precision
 DENSE: Point = ("dense", "litert", "fp32")
@@ -376,7 +376,7 @@ def pareto(figures: Figures, path: Path) -> None:
     figure.savefig(path)
 
 
-def pruned_table(jobs: list[Job], kind: str) -> str:
+def pruned_table(jobs: list[SweepJob], kind: str) -> str:
     """A row for each sparsity of one kind of pruning."""
     chosen = [job for job in jobs if job.complete and job.overrides.get("prune", kind) == kind]
     lines = []

@@ -21,8 +21,8 @@ import torch
 from matplotlib.figure import Figure
 from rich.progress import Progress, track
 
-from mde.deploy.observed import Observed
-from mde.deploy.predict import Predictor
+from mde.deploy.camera.observed import Observed
+from mde.deploy.predict.run import CheckedRuntime
 from mde.engines.runtime import Runtime, load_runtime
 from mde.report.plots import png
 from mde.sensors.ahead import Ahead
@@ -87,7 +87,7 @@ def exactness(recording: str) -> None:
 
 def soak(runtime: Runtime, recording: str, count: int, out: Path) -> dict[str, object]:
     process, readings, seen, lost, expected = psutil.Process(), [], 0, 0, None
-    observed = Observed("network", Predictor(runtime), "recording", Settings().max_depth)
+    observed = Observed("network", CheckedRuntime(runtime), "recording", Settings().max_depth)
     with Progress(transient=True) as progress:
         bar = progress.add_task("soaking", total=count)
         while seen < count:

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 
 from benchmarks.quantization import METRICS, as_image
-from mde.benchmark import interleave, latency_entry
 from mde.data.folder import folder_splits
 from mde.engines import Run, export_openvino, open_engine
-from mde.evaluation import spread
+from mde.evaluation.quality import spread
 from mde.export import ImageGraph, deployable, export_onnx
 from mde.metrics import DepthMetrics, resize_prediction
 from mde.models import load_model, read_metadata
 from mde.quantization import onnx_file
+from mde.speed.interleaved import interleave, latency_entry
 
 FLOAT, BEFORE = "float", "8 bits and rounded output"
 VARIANTS = [(7, "float output"), (8, "float output"), (7, "rounded output"), (8, "rounded output")]

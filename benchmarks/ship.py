@@ -32,12 +32,12 @@ from benchmarks.paired import difference
 from benchmarks.real_sets import real_sets
 from mde.data.sample import Sample
 from mde.engines.description import description_file, files_of
-from mde.evaluation import Predictor, evaluate, network_predictor, ramp_predictor
+from mde.evaluation.quality import Predictor, evaluate, network_predictor, ramp_predictor
 from mde.export import deployable
 from mde.models import load_model, read_metadata, save_model
 from mde.models.checkpoints import RESERVED
 from mde.models.shipped import FOLDER
-from mde.report.record import describe_model, read_record
+from mde.records import describe_model, read_record
 
 METRICS = ("delta1", "rmse", "mae", "abs_rel")
 FILE = re.compile(r"\| file \| .*")  # of a card

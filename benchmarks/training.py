@@ -28,7 +28,7 @@ from mde.data.sampler import StreamSampler
 from mde.data.synthetic import SyntheticFrames
 from mde.data.transforms import TrainingSet
 from mde.models import build_model
-from mde.report.record import environment
+from mde.records import environment
 from mde.training.module import DepthModule
 from mde.training.objective import Objective
 from mde.training.run import RATES

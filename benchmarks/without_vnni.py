@@ -24,11 +24,11 @@ from benchmarks.seven_bits import FLOAT, SUFFIXES, VARIANTS, quantize
 from mde.data.folder import folder_splits
 from mde.engines import export_openvino
 from mde.engines.description import Description, write_description
-from mde.evaluation import spread
+from mde.evaluation.quality import spread
 from mde.export import ImageGraph, deployable, export_onnx
 from mde.jetson.depth import differences
 from mde.models import load_model, read_metadata
-from mde.report.record import environment
+from mde.records import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT = {

@@ -138,7 +138,7 @@ class TrainerConfig:
 class LoggerConfig:
     wandb: bool = True  # offline unless a key is set
     project: str = "mde"
-    group: str | None = "${mde.sweep_name:}"  # of the run in W&B: its sweep; null in a single run
+    group: str | None = "${mde.app_name:}"  # of the run in W&B: its sweep; null in a single run
 
 
 @dataclass
@@ -352,7 +352,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "quantize": {kind: QuantizeConfig(kind=kind) for kind in ("none", "float16", "int8", "dynamic", "qat")},
     "device": {"cpu": DeviceConfig},  # the machine that deploy.py runs on: measured, not estimated
 }
-SCHEMAS = {"data": {"mix_schema": MixData}, "device": {"device_schema": DeviceConfig}}
+SCHEMAS: dict[str, dict[str, Any]] = {"data": {"mix_schema": MixData}, "device": {"device_schema": DeviceConfig}}
 
 
 def register_schema(targets: Iterable[str] = ()) -> None:

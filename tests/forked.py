@@ -17,7 +17,7 @@ SLOW = [
     "lightning.pytorch.loggers",
     "matplotlib.pyplot",
     "mde.deploy.compare",
-    "mde.deploy.predict",
+    "mde.deploy.predict.run",
     "mde.deploy.run",
     "mde.pruning.run",
     "mde.training",

@@ -6,7 +6,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mde.cli import one_line, register
+from mde.app.entry import one_line, register
 from mde.config import CHOICES
 from mde.models import build_model
 from mde.training.objective import Objective

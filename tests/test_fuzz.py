@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 
-from mde.deploy.board import read_profile
 from mde.engines.runtime import load_runtime
 from mde.errors import MdeError
 from mde.jetson.builder import BuildError
@@ -28,6 +27,7 @@ from mde.models import load_model, read_metadata, save_model
 from mde.models.checkpoints import read_tensors
 from mde.models.shipped import FOLDER
 from mde.sensors.salvage import recorded_images, salvage
+from mde.speed.boards import read_profile
 from tests.conftest import ROOT
 
 ONE_LINE = (MdeError, RunnerError, BuildError)

@@ -8,8 +8,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
-import mde.cli
-from mde.cli import CONF, one_line, register
+import mde.app.entry
+from mde.app.command_line import CONF
+from mde.app.entry import one_line, register
 from mde.overrides import quoted
 
 register()
@@ -102,5 +103,5 @@ def test_every_entry_point_reads_its_arguments_so(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["deploy.py", "hydra.run.dir=été", "-m"])
     seen: list[str] = []
     with pytest.raises(SystemExit):
-        mde.cli.run(lambda: seen.extend(sys.argv))
+        mde.app.entry.run(lambda: seen.extend(sys.argv))
     assert seen == ["deploy.py", "hydra.run.dir='été'", "-m"]

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 from torch._utils import ExceptionWrapper
 
-import mde.cli
+import mde.app.entry
 from mde.atomic_file import atomic_file, writing
 from mde.cache import cache_folder
 from mde.errors import MdeError
@@ -105,10 +105,10 @@ def test_a_full_disk_anywhere_in_a_job_is_one_line_and_status_2(
         with open("/dev/full", "w") as log:
             log.write("a row")
 
-    monkeypatch.setattr(mde.cli, "_failed", [])
+    monkeypatch.setattr(mde.app.entry, "_failed", [])
     config = OmegaConf.create({"sweep": {"resume": None}})
     with pytest.raises(SystemExit) as ended:
-        mde.cli.run(lambda: mde.cli.job(task)(config))
+        mde.app.entry.run(lambda: mde.app.entry.job(task)(config))
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
@@ -121,7 +121,7 @@ def test_an_error_of_ours_keeps_its_traceback() -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "x")
 
     with pytest.raises(FileNotFoundError):
-        mde.cli.run(lambda: mde.cli.job(task)(OmegaConf.create({"sweep": {"resume": None}})))
+        mde.app.entry.run(lambda: mde.app.entry.job(task)(OmegaConf.create({"sweep": {"resume": None}})))
 
 
 def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from mde.engines.request import Request, float_onnx, typed_onnx
 from mde.engines.runtime import Runtime
 from mde.engines.tensorrt import TENSORRT
 from mde.errors import MdeError
-from mde.evaluation import spread
+from mde.evaluation.quality import spread
 from mde.export import ImageGraph
 
 

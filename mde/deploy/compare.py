@@ -14,29 +14,29 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from mde.benchmark import interleave, latency_entry
 from mde.builders import built
 from mde.config import MeasureConfig
 from mde.data.sample import Frames, Sample, Splits
 from mde.deploy.job import recorded
+from mde.deploy.latency import WARMUP, camera_image, library, time_around
 from mde.deploy.options import only
-from mde.deploy.reference import open_published, published_graph
-from mde.deploy.speed import WARMUP, camera_image, library, time_around
-from mde.engine_memory import peak_memory
 from mde.engines import ENGINES, Run
 from mde.engines.description import Description, files_of, network_file
 from mde.engines.request import Request
 from mde.engines.runtime import load_runtime, runtime_predictor
 from mde.errors import MdeError
-from mde.evaluation import evaluate, evaluation_sets, ramp_predictor, spread
+from mde.evaluation.quality import evaluate, evaluation_sets, ramp_predictor, spread
 from mde.models import read_metadata
 from mde.models.registry import PUBLISHED, as_published
-from mde.report.comparison import IN_DEPTH, PerFrame, show_comparison, write_comparison, write_frames
+from mde.records import new_record
+from mde.report.comparison_page import IN_DEPTH, PerFrame, show_comparison, write_comparison, write_frames
 from mde.report.dispensable import dispensable
 from mde.report.pictures import comparison_sheet, save_picture, sheet_path
-from mde.report.record import new_record
 from mde.report.terminal import say
 from mde.runs import save_options
+from mde.speed.interleaved import interleave, latency_entry
+from mde.speed.memory import peak_memory
+from mde.speed.published import open_published, published_graph
 
 SHOWN = 4  # frames in the picture sheet
 # That mean something here.

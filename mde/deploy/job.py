@@ -21,7 +21,7 @@ from mde.engines.pytorch import graph_engine
 from mde.engines.request import Request, typed_onnx
 from mde.engines.runtime import Runtime, load_runtime, runtime_predictor
 from mde.errors import MdeError
-from mde.evaluation import evaluate, spread
+from mde.evaluation.quality import evaluate, spread
 from mde.export import ImageGraph, deployable
 from mde.models import build_model, load_model, read_metadata, save_model, trained_size
 from mde.models.checkpoints import provenance
@@ -29,10 +29,10 @@ from mde.models.network import DepthNetwork, check_size
 from mde.models.shipped import located
 from mde.quantization.fake import fake_quantize, read_scales
 from mde.quantization.gate import Gated, quantize_within
-from mde.quantization.sensitivity import layer_sensitivity
+from mde.quantization.layer_sensitivity import layer_sensitivity
+from mde.records import describe_model, write_record
 from mde.report.dispensable import dispensable
-from mde.report.page import write_report
-from mde.report.record import describe_model, write_record
+from mde.report.run_page import write_report
 from mde.report.terminal import say
 
 # Of each quantize.kind.

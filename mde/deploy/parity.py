@@ -9,7 +9,7 @@ import numpy as np
 from mde.data.sample import Frames, Sample
 from mde.engines.runtime import Runtime, runtime_predictor
 from mde.errors import MdeError
-from mde.evaluation import spread
+from mde.evaluation.quality import spread
 from mde.jetson.depth import PARITY, differences
 from mde.progress import track
 from mde.report.pictures import picture_sheet, save_picture

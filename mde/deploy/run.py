@@ -11,24 +11,24 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mde.data.sample import Frames
-from mde.deploy.board import estimated, measured, read_profile
 from mde.deploy.bundle import board_graph, check_device, write_bundle
 from mde.deploy.job import PRECISIONS, Job, build, check_job, clear, described, prepare, recorded
+from mde.deploy.latency import latency, profile
 from mde.deploy.parity import Parity, check_parity, check_rounding, measure_parity
-from mde.deploy.reference import published_graph
-from mde.deploy.speed import latency, profile
 from mde.engines import ENGINES
 from mde.engines.description import files_of, graph_hash
 from mde.engines.request import Request
 from mde.engines.runtime import Runtime, runtime_predictor
-from mde.evaluation import evaluate, evaluation_sets, health_on, ramp_predictor
+from mde.evaluation.quality import evaluate, evaluation_sets, health_on, ramp_predictor
 from mde.models.health import lost_skips
 from mde.quantization.gate import Gated
+from mde.records import new_record
 from mde.report.dispensable import dispensable
 from mde.report.pictures import save_sheets
-from mde.report.record import new_record
 from mde.report.terminal import say, show_cost, show_quality
 from mde.runs import save_options
+from mde.speed.boards import estimated, measured, read_profile
+from mde.speed.published import published_graph
 
 
 def deploy(config: DictConfig) -> Path:

@@ -1,7 +1,7 @@
 """What an engine is: it reads and writes networks' files, and runs them.
 
 Whatever a library raises, when it opens a file or when it runs it, becomes one line that names the file. Each library
-is imported by what needs it: a process that runs one engine, whose memory `mde.engine_memory` measures, holds no other.
+is imported by what needs it: a process that runs one engine, whose memory `mde.speed.memory` measures, holds no other.
 """
 
 from collections.abc import Callable, Mapping

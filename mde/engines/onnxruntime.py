@@ -106,17 +106,17 @@ def _write_half(request: "Request", path: Path) -> None:
 
 
 def _write_int8(request: "Request", path: Path) -> None:
+    from mde.engines.pairs import check_pairs
     from mde.engines.request import unsigned_onnx
-    from mde.quantization.pairs import check_pairs
 
     unsigned_onnx(request, path)
     check_pairs(path)
 
 
 def _write_dynamic(request: "Request", path: Path) -> None:
+    from mde.engines.pairs import check_pairs
     from mde.engines.request import float_onnx
     from mde.quantization.onnx_file import dynamic_onnx
-    from mde.quantization.pairs import check_pairs
 
     dynamic_onnx(float_onnx(request), path)
     check_pairs(path)

@@ -114,8 +114,8 @@ def _write_half(request: "Request", path: Path) -> None:
 
 
 def _write_int8(request: "Request", path: Path) -> None:
+    from mde.engines.pairs import check_pairs
     from mde.engines.request import unsigned_onnx
-    from mde.quantization.pairs import check_pairs
 
     # The kernels are fastest with the quantization that ONNX Runtime likes, which NNCF's own does not surpass.
     quantized = request.folder / "unsigned.onnx"

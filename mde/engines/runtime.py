@@ -13,7 +13,7 @@ from mde.engines import ENGINES, OpenFile, Run, open_engine
 from mde.engines.description import Description, read_description
 from mde.engines.pytorch import PYTORCH
 from mde.errors import MdeError
-from mde.evaluation import Predictor
+from mde.evaluation.quality import Predictor
 from mde.metrics import resize_prediction
 from mde.models import read_metadata, trained_size
 

@@ -10,9 +10,9 @@ from rich.table import Table
 from mde.errors import MdeError
 from mde.models.build import build_model
 from mde.models.counts import layer_parameters, listed_memory, multiply_adds
-from mde.models.forward import RUNS, measure_forward
 from mde.models.network import check_size
 from mde.models.registry import NETWORKS
+from mde.speed.forward import RUNS, measure_forward
 
 # Parameters, and "memory" in MB at PAPER_SIZE (Haly and Malcarne, section 2.2).
 PAPER_SIZE = (256, 256)

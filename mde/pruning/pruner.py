@@ -22,8 +22,10 @@ from mde.models.scale import rescale
 from mde.pruning.channels import Aim, Limits, Search, kept_after, macs_aims, sparsity_aims
 from mde.pruning.cost import Layer, cost, dense_widths, layers_of
 from mde.pruning.depth import check_blocks, take_out_blocks
+from mde.pruning.group_sensitivity import plot_scan, scan
 from mde.pruning.importance import Gradients, channel_importance, image_gradients, weight_importance
-from mde.pruning.latency import latency_aims, measure_profile, time_share
+from mde.pruning.latency_profile import read_profile, write_profile
+from mde.pruning.layer_latency import latency_aims, measure_profile, time_share
 from mde.pruning.masks import (
     Masks,
     apply_masks,
@@ -32,10 +34,8 @@ from mde.pruning.masks import (
     layer_weights,
     two_four_masks,
 )
-from mde.pruning.profile import read_profile, write_profile
 from mde.pruning.recovery import Distillation, corrected_statistics
 from mde.pruning.schedule import Schedule
-from mde.pruning.sensitivity import plot_scan, scan
 from mde.pruning.structure import ChannelGroup, channel_groups, keep_channels
 from mde.report.dispensable import dispensable
 from mde.report.terminal import say

@@ -2,7 +2,7 @@
 
 Only what enters a convolution is rounded, its weights and its input: sums, biases and all between convolutions stay
 float. Everything is signed and symmetric, as TensorRT wants it, and weights take 7 bits, so that the same network is
-right in ONNX Runtime and OpenVINO on every x86 (`pairs`).
+right in ONNX Runtime and OpenVINO on every x86 (`mde.engines.pairs`).
 """
 
 from collections.abc import Iterable, Mapping

@@ -2,7 +2,7 @@
 
 What is fast differs: ONNX Runtime on x86 has quick kernels for unsigned activations with signed weights only, so the
 symmetric graph that TensorRT asks for is slower there. Those kernels, and OpenVINO's, are right on every x86 only for
-weights of 7 bits (`pairs`).
+weights of 7 bits (`mde.engines.pairs`).
 """
 
 import tempfile

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import wandb
 
-from mde.benchmark import READING_ONNX
 from mde.errors import MdeError
 from mde.names import file_name
+from mde.speed.interleaved import READING_ONNX
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mde.atomic_file import atomic_file
 from mde.data.sample import Frames, Sample
-from mde.evaluation import spread
+from mde.evaluation.quality import spread
 from mde.metrics import depth_metrics, predict_depth, resize_prediction, truth_mask
 from mde.names import file_name
 from mde.report.plots import blank, drawable

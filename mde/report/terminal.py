@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mde.names import plain
-from mde.report.cost import cost_table
+from mde.report.cost_table import cost_table
 
 _console = Console(soft_wrap=True)
 

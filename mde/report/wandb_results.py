@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import Logger
 
 from mde.names import file_name, plain
+from mde.records import without_estimates
 from mde.report.pictures import sheet_path
-from mde.report.record import without_estimates
 from mde.report.wandb_run import WandbRun
 
 if TYPE_CHECKING:

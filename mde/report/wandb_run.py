@@ -116,7 +116,8 @@ class _Nothing:
 
 def end_wandb() -> None:
     """Ends this process's W&B run, if any: in a multirun the next job must open one of its own."""
-    if (wandb := sys.modules.get("wandb")) is None:
+    wandb: Any = sys.modules.get("wandb")
+    if wandb is None:
         return
     try:
         wandb.finish()

@@ -21,12 +21,13 @@ import torch.nn.functional as F
 
 from mde.data.folder import FolderFrames
 from mde.data.sample import Sample
-from mde.data.synthetic import SyntheticFrames, render
-from mde.data.synthetic.photo import expose
-from mde.data.synthetic.scene import Camera
-from mde.data.synthetic.sensor import L515_UNIT, l515
+from mde.data.synthetic import SyntheticFrames
 from mde.errors import MdeError
 from mde.progress import track
+from mde.renderer import render
+from mde.renderer.depth_sensor import L515_UNIT, l515
+from mde.renderer.photo import expose
+from mde.renderer.scene import Camera
 from mde.sensors.library import require_realsense
 from mde.sensors.realsense import RealSense, Settings
 

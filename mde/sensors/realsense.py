@@ -12,8 +12,8 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from mde.data.synthetic.sensor import depth_edges
 from mde.errors import MdeError
+from mde.renderer.depth_sensor import depth_edges
 from mde.sensors.frame import Account, SensorFrame
 from mde.sensors.library import no_camera, realsense_version, require_realsense
 from mde.sensors.opening import opens

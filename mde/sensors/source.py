@@ -5,9 +5,9 @@ from typing import Any
 
 from mde.data.sample import Sample, Splits
 from mde.errors import MdeError
+from mde.sensors.folder import FolderStream
 from mde.sensors.frame import SensorStream
 from mde.sensors.realsense import LIVE, RECORDINGS, RealSense, Settings
-from mde.sensors.recorded import FolderStream
 from mde.sensors.salvage import of_ros
 
 

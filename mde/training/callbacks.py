@@ -17,7 +17,7 @@ from mde.atomic_file import atomic_file
 from mde.data.datamodule import DepthData
 from mde.data.sample import Frames, Sample
 from mde.errors import MdeError
-from mde.evaluation import evaluate, network_predictor, spread
+from mde.evaluation.quality import evaluate, network_predictor, spread
 from mde.names import file_name
 from mde.report.dispensable import dispensable
 from mde.report.pictures import picture_sheet, save_picture, stack

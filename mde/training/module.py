@@ -14,8 +14,8 @@ from mde.losses import align_scale_shift, inverse_depth_target
 from mde.models.health import skip_shares
 from mde.models.network import DepthNetwork
 from mde.models.scale import scaled_maps
+from mde.training.held_scale import scale_term
 from mde.training.objective import Objective
-from mde.training.scale import scale_term
 
 LOG_EVERY = 10  # steps
 

@@ -17,12 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 from torch import nn
 
-from mde.benchmark import engines_here, measure_latency
 from mde.builders import builder, built
 from mde.data.datamodule import DepthData, parts_of
 from mde.data.sample import Frames, Splits
 from mde.errors import MdeError
-from mde.evaluation import (
+from mde.evaluation.quality import (
     Predictor,
     check_truth,
     evaluate,
@@ -41,19 +40,20 @@ from mde.models.registry import as_published
 from mde.models.residual import take_out
 from mde.models.scale import rescale
 from mde.quantization.fake import SCALES, load_fake_quantized
+from mde.records import describe_model, new_record, read_record, write_record
 from mde.report.dispensable import dispensable
-from mde.report.page import write_report
 from mde.report.pictures import save_sheets
-from mde.report.record import describe_model, new_record, read_record, write_record
+from mde.report.run_page import write_report
 from mde.report.terminal import say, show_cost, show_quality
 from mde.report.wandb_results import log_results
 from mde.report.wandb_run import end_wandb
 from mde.runs import LAST, load_options, save_options
+from mde.speed.interleaved import engines_here, measure_latency
 from mde.training.callbacks import Compression, Validation
 from mde.training.estimate import TRIAL_STEPS, step_seconds
 from mde.training.module import DepthModule
 from mde.training.objective import Objective
-from mde.training.quantization import build_quantization
+from mde.training.quantization_aware import build_quantization
 from mde.training.teacher import Teacher, build_teacher, show, taught
 from mde.training.trainer import build_trainer, precision, uses_gpu
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mde.data.synthetic.sensor import L515_UNIT
+from mde.renderer.depth_sensor import L515_UNIT
 from mde.sensors.emulator import Emulated, SoftwareL515, start_recorder, stop_recorder
 
 HEIGHT, WIDTH = 48, 64

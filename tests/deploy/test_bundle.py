@@ -14,7 +14,7 @@ from mde.data.folder import FolderFrames
 from mde.deploy.bundle import JETPACKS, board_graph, check_device, write_bundle
 from mde.engines.request import Request
 from mde.errors import MdeError
-from mde.evaluation import evaluate
+from mde.evaluation.quality import evaluate
 from mde.export import ImageGraph, deployable
 from mde.export.onnx import opset_of
 from mde.jetson import FILES

@@ -29,11 +29,11 @@ from mde.engines.openvino import default_precision
 from mde.engines.request import Request
 from mde.engines.runtime import Runtime, load_runtime, runtime_predictor
 from mde.errors import MdeError
-from mde.evaluation import evaluate, evaluation_sets
+from mde.evaluation.quality import evaluate, evaluation_sets
 from mde.export import ImageGraph, deployable
 from mde.models import save_model
-from mde.report.comparison import plot
-from mde.report.record import new_record
+from mde.records import new_record
+from mde.report.comparison_page import plot
 from tests.conftest import call, write_frames
 from tests.export import random_network
 from tests.models.conftest import official_state

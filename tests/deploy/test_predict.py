@@ -22,15 +22,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 
-from mde.cli import CONF
+from mde.app.command_line import CONF
 from mde.data.transforms import normalise
-from mde.deploy import predict as module
-from mde.deploy import source as sources
 from mde.deploy.parity import Parity
-from mde.deploy.predict import Predictor, check_options, export, follow
-from mde.deploy.recording import Recording
-from mde.deploy.results import ColourRange, Pictures, Prediction, Video
-from mde.deploy.source import Frame, open_source
+from mde.deploy.predict import run as module
+from mde.deploy.predict import source as sources
+from mde.deploy.predict.rerun_file import Recording
+from mde.deploy.predict.results import ColourRange, Pictures, Prediction, Video
+from mde.deploy.predict.run import CheckedRuntime, check_options, export, follow
+from mde.deploy.predict.source import Frame, open_source
 from mde.engines import write_target
 from mde.engines.request import Request
 from mde.engines.runtime import Runtime, load_runtime
@@ -108,7 +108,7 @@ def read_video(path: Path) -> tuple[list[np.ndarray], list[Fraction]]:
 
 def run(source: str, runtime: Runtime, folder: Path) -> dict[str, Any]:
     entry: dict[str, Any] = {"source": source}
-    follow(open_source(source), Predictor(runtime), folder, entry)
+    follow(open_source(source), CheckedRuntime(runtime), folder, entry)
     return entry
 
 
@@ -164,7 +164,7 @@ def test_a_bad_picture_does_not_lose_the_others(quiet: None, runtime: Runtime, t
     (folder / "notes.txt").write_text("no picture")
     entry: dict[str, Any] = {"source": str(folder)}
     with pytest.raises(MdeError, match=r"could not be read: bad\.JPG"):
-        follow(open_source(str(folder)), Predictor(runtime), tmp_path, entry)
+        follow(open_source(str(folder)), CheckedRuntime(runtime), tmp_path, entry)
     assert entry["frames"] == 5
     assert "damaged image" in entry["failed"]["bad.JPG"]
     assert "bad.JPG" in capsys.readouterr().out
@@ -233,7 +233,7 @@ def test_of_a_folder_only_pictures_are_predicted(quiet: None, runtime: Runtime, 
     (folder / "._0.color.png").write_bytes(b"\0\5\x16\7")
     entry: dict[str, Any] = {"source": str(folder)}
     with pytest.raises(MdeError, match=r"could not be read: 0\.depth\.png$"):
-        follow(open_source(str(folder)), Predictor(runtime), tmp_path, entry)
+        follow(open_source(str(folder)), CheckedRuntime(runtime), tmp_path, entry)
     assert {path.name for path in (tmp_path / "depth").iterdir()} == {"0.color.png", "0.ir.png"}
     assert "a depth map by its name" in entry["failed"]["0.depth.png"]
 
@@ -348,7 +348,7 @@ def camera(monkeypatch: pytest.MonkeyPatch) -> None:
 def stop_after(runtime: Runtime, count: int) -> Callable[[np.ndarray], np.ndarray]:
     seen = []
 
-    class Stopped(Predictor):
+    class Stopped(CheckedRuntime):
         def __call__(self, rgb: np.ndarray) -> np.ndarray:
             seen.append(rgb)
             if len(seen) > count:
@@ -489,11 +489,11 @@ def test_a_file_that_computes_something_else_than_pytorch_stops(checkpoint: Path
     network = load_runtime(checkpoint, threads=1)
     wrong = Runtime(Path("m.onnx"), runtime.description, lambda image: runtime.infer(image) ** 2)
     with pytest.raises(MdeError, match=r"differs from PyTorch by .* on frame 0"):
-        Predictor(wrong, network, 2)(photo())
+        CheckedRuntime(wrong, network, 2)(photo())
     broken = Runtime(Path("m.onnx"), runtime.description, lambda image: runtime.infer(image) * np.float32(np.nan))
     with pytest.raises(MdeError, match="NaN"):
-        Predictor(broken)(photo())
-    right = Predictor(runtime, network, 2)
+        CheckedRuntime(broken)(photo())
+    right = CheckedRuntime(runtime, network, 2)
     for seed in range(3):
         right(photo(seed))
     assert isinstance(parity := right.parity(), Parity)

@@ -18,7 +18,7 @@ from mde.jetson.cudart import Cuda
 from mde.jetson.engine import Engine
 from mde.models import save_model
 from mde.quantization.onnx_file import quantize_onnx
-from mde.report.layers import SHOWN, layer_table, write_layers
+from mde.report.layer_table import SHOWN, layer_table, write_layers
 from tests.export import random_network
 from tests.jetson import fakes
 

@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 import torch
 
-from mde.deploy.reference import published_graph
 from mde.errors import MdeError
 from mde.models import build_model, save_model
 from mde.models.midas_small import Fusion
 from mde.models.registry import as_published
+from mde.speed.published import published_graph
 from tests.models.conftest import official_state
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mde.errors import MdeError
 from mde.models import build_model
 from mde.models.fastdepth import FastDepth
-from mde.report.record import multiply_adds
+from mde.records import multiply_adds
 
 SHARED = Path(os.environ.get("MDE_SHARED", "../shared"))
 PEER = SHARED / "peers/fast_depth_224.tflite"

@@ -14,10 +14,10 @@ import torch
 
 from mde import jetson
 from mde.deploy import load_runtime
+from mde.engines.pairs import check_pairs, largest_pairs
 from mde.errors import MdeError
 from mde.models import build_model, load_model, read_metadata, shipped
 from mde.models.checkpoints import provenance, trained_size
-from mde.quantization.pairs import check_pairs, largest_pairs
 from mde.training.teacher import own_metadata
 from tests.test_config import composed
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from mde.errors import MdeError
 from mde.models import __main__ as table
-from mde.models import build_model, forward
+from mde.models import build_model
 from mde.models.counts import layer_parameters, listed_memory, multiply_adds
 from mde.models.registry import NETWORKS
+from mde.speed import forward
 
 
 class Shared(nn.Module):

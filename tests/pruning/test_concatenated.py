@@ -11,7 +11,7 @@ from mde.models.guidedepth import GuideDepth
 from mde.pruning.cost import cost, dense_widths, layers_of
 from mde.pruning.importance import channel_importance
 from mde.pruning.structure import IN, OUT, channel_groups, keep_channels
-from mde.report.record import multiply_adds
+from mde.records import multiply_adds
 from tests.pruning.test_structure import images, output_of, some
 
 GUIDE, FEATURES = "decoder.guided2.guide.3", "decoder.guided2.features.3"  # concatenated in this order: features, guide

@@ -15,7 +15,7 @@ from mde.models.dpt import Dpt, DptHybrid, DptLarge
 from mde.pruning.channels import Limits, Search, sparsity_aims
 from mde.pruning.cost import cost, dense_widths, layers_of
 from mde.pruning.importance import channel_importance, image_gradients, weight_importance
-from mde.pruning.latency import measure_profile
+from mde.pruning.layer_latency import measure_profile
 from mde.pruning.masks import apply_masks, fine_grained_masks, layer_weights, two_four_masks
 from mde.pruning.structure import IN, OUT, ChannelGroup, channel_groups, keep_channels
 from tests.pruning.test_structure import images, output_of

@@ -15,8 +15,8 @@ from mde.export.rewrites import DoublingHead
 from mde.models.midas_small import Head
 from mde.quantization.calibration import check_calibration
 from mde.quantization.gate import quantize_within
+from mde.quantization.layer_sensitivity import layer_sensitivity
 from mde.quantization.onnx_file import check_symmetric, dynamic_onnx, half_onnx, quantize_onnx
-from mde.quantization.sensitivity import layer_sensitivity
 from tests.export import random_network
 from tests.quantization.small_network import SIZE, calibration_frames, dead_graph, difference, layers, small_graph
 

@@ -17,14 +17,14 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mde.cli import register
+from mde.app.entry import register
+from mde.app.sweep_latency import measure
 from mde.names import file_name
+from mde.records import read_record, write_record
 from mde.report.dashboard import main
 from mde.report.pictures import save_picture, sheet_path
-from mde.report.record import read_record, write_record
 from mde.report.wandb_results import log_results
 from mde.report.wandb_run import WandbRun, end_wandb
-from mde.sweep.latency import measure
 from tests.conftest import ROOT, TINY, call, write_frames
 from tests.report.wandb_file import OfflineRun, read_run
 

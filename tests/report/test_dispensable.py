@@ -6,8 +6,8 @@ import pytest
 
 from mde.deploy.job import recorded
 from mde.errors import MdeError
+from mde.records import new_record, read_record
 from mde.report.dispensable import dispensable
-from mde.report.record import new_record, read_record
 
 
 def no_page(run_dir: Path) -> Path:

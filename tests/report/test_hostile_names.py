@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from mde.data.sample import Sample
+from mde.records import new_record, write_record
 from mde.report import html
-from mde.report.comparison import comparison_page
-from mde.report.merged_page import csv_text
-from mde.report.page import write_report
+from mde.report.comparison_page import comparison_page
 from mde.report.pictures import comparison_sheet, contact_sheet, picture_sheet, save_picture, sheet_path
 from mde.report.plots import blank, png
-from mde.report.record import new_record, write_record
+from mde.report.run_page import write_report
+from mde.report.sweep_page import csv_text
 from mde.report.terminal import print_table, say, show_cost, show_quality
 from tests.test_names import HOSTILE
 

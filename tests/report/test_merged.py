@@ -8,10 +8,10 @@ import re
 import pytest
 import yaml
 
-from mde.report.merged import caption, cost_of, pareto_front, read_jobs, show_merged, table, trade, varying
-from mde.report.merged_page import plot, write_merged
-from mde.report.record import new_record
-from tests.tiny_job import result
+from mde.records import new_record
+from mde.report.sweep_page import plot, write_merged
+from mde.report.sweep_table import caption, cost_of, pareto_front, read_jobs, show_merged, table, trade, varying
+from tests.app.tiny_job import result
 
 
 def write_job(sweep_dir, overrides, record):

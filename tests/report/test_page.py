@@ -11,12 +11,12 @@ from mde.data.sample import Sample
 from mde.engines import LayerTime
 from mde.errors import MdeError
 from mde.models import build_model
+from mde.records import describe_model, new_record, read_record, write_record
 from mde.report import html
-from mde.report.layers import write_layers
-from mde.report.page import read_logs, write_report
+from mde.report.layer_table import write_layers
 from mde.report.pictures import colour, comparison_sheet, contact_sheet, picture_sheet, stack
 from mde.report.plots import curves
-from mde.report.record import describe_model, new_record, read_record, write_record
+from mde.report.run_page import read_logs, write_report
 
 
 def write_log(run_dir, version, rows):

@@ -6,7 +6,7 @@ import torch
 
 from mde.errors import MdeError
 from mde.models import build_model
-from mde.report.record import describe_model, new_record, read_record, write_record
+from mde.records import describe_model, new_record, read_record, write_record
 
 
 @pytest.mark.parametrize("name", ["fastdepth", "guidedepth"])

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mde.breakdown import ErrorBreakdown, Stability
+from mde.evaluation.breakdown import ErrorBreakdown, Stability
 from mde.metrics import DepthMetrics
-from mde.report.record import new_record
-from mde.report.sensor import headings, results, show_sensor, write_sensor_page
-from mde.report.sensor_plots import POINTS, means, read_frames
+from mde.records import new_record
+from mde.report.camera_page import headings, results, show_sensor, write_sensor_page
+from mde.report.camera_plots import POINTS, means, read_frames
 
 CAP, FRAMES = 9.0, 6
 STAGES = {"preprocess": 2.0, "infer": 30.0, "postprocess": 0.5}

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mde.data.synthetic.scene import Camera
-from mde.data.synthetic.sensor import L515_UNIT
+from mde.renderer.depth_sensor import L515_UNIT
+from mde.renderer.scene import Camera
 from mde.sensors import emulator
 from mde.sensors.emulator import IDEAL, Rig, carried, moved, rendered, replayed
 from tests.sensors.conftest import SIZE

@@ -9,8 +9,8 @@ import numpy as np
 import pyrealsense2 as rs
 import pytest
 
-from mde.data.synthetic.sensor import L515_UNIT
 from mde.errors import MdeError
+from mde.renderer.depth_sensor import L515_UNIT
 from mde.sensors import emulator, library
 from mde.sensors.ahead import Ahead
 from mde.sensors.realsense import RealSense, Settings, set_preset

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from mde.data.sample import Splits
 from mde.data.synthetic import SyntheticFrames
 from mde.errors import MdeError
-from mde.evaluation import evaluate, ramp_predictor
+from mde.evaluation.quality import evaluate, ramp_predictor
 from mde.models import build_model, load_model, save_model
 from mde.pruning.run import prune
-from mde.report.record import new_record, write_record
+from mde.records import new_record, write_record
 from mde.training.run import RATES, fill_in, fit, known_qualities, network_options, trained_on
 from tests.conftest import ROOT, TINY, quick, script_environment, train_command
 from tests.forked import run_script

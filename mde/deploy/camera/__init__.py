@@ -1,0 +1,1 @@
+"""`deploy.py data=l515`: networks beside a depth camera."""

@@ -1,0 +1,1 @@
+"""`deploy.py source=`: depth of pictures and films."""
