@@ -106,7 +106,7 @@ def read_description(path: Path) -> Description:
     if not description_file(path).exists():
         raise MdeError(
             f"{path}: no {description_file(path).name} beside it says what it takes; deploy it again, "
-            "or describe it by mde.engines.description.write_description when it is not ours"
+            "or describe it by mde.deploy.description.write_description when it is not ours"
         )
     content = read_json(description_file(path), "deploy it again")
     sides = content.entry("input", list)

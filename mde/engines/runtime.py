@@ -106,7 +106,7 @@ def check_fits(engine: OpenFile, description: Description) -> None:
     height, width = description.input
     shape = (1, height, width, 3) if description.layout == "nhwc" else (1, 3, height, width)
     described = f"its description says {' x '.join(map(str, shape))} of {description.dtype}"
-    remedy = "describe it anew by mde.engines.description.write_description, or export the network again"
+    remedy = "describe it anew by mde.deploy.description.write_description, or export the network again"
     inputs = engine.inputs
     if inputs is not None and not (len(inputs) == 1 and inputs[0].takes(shape, description.dtype)):
         taken = " and ".join(map(str, inputs)) or "nothing"
