@@ -138,7 +138,7 @@ class TrainerConfig:
 class LoggerConfig:
     wandb: bool = True  # offline unless a key is set
     project: str = "mde"
-    group: str | None = "${mde.app_name:}"  # of the run in W&B: its sweep; null in a single run
+    group: str | None = "${mde.sweep_name:}"  # of the run in W&B: its sweep; null in a single run
 
 
 @dataclass

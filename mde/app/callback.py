@@ -25,7 +25,7 @@ def register() -> None:
     register_schema(targets())
     OmegaConf.register_new_resolver("mde.run_dir", lambda resume, new: resume or new, replace=True)
     OmegaConf.register_new_resolver("mde.job_name", job_name, replace=True)
-    OmegaConf.register_new_resolver("mde.app_name", sweep_name, replace=True)
+    OmegaConf.register_new_resolver("mde.sweep_name", sweep_name, replace=True)
     OmegaConf.register_new_resolver("mde.trials_left", _trials_left, replace=True)
 
 
