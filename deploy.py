@@ -4,16 +4,17 @@ Or set deployed ones side by side: `python deploy.py compare=[FILE,FILE,...]`; a
 """
 
 import hydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mde.app.entry import job, register, run
+from mde.config import SensorData
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="deploy")
 @job
 def main(config: DictConfig) -> None:
     # Imported after composing: a mistyped option is answered before torch is imported.
-    if "source" in config.data:  # a camera or a recording of one
+    if OmegaConf.get_type(config.data) is SensorData:
         from mde.deploy.camera.run import observe
 
         observe(config)

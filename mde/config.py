@@ -206,7 +206,7 @@ class EvaluationConfig:
 class MeasureConfig:
     """How latency and memory are measured."""
 
-    rounds: int = 40  # in each of which every network runs once, in random order
+    rounds: int = 40  # in each of which every network runs once, in random order; 0: train.py and prune.py time nothing
     memory: bool = True  # the peak of each engine's, in a process of its own
 
 

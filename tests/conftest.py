@@ -56,11 +56,13 @@ def quick(script: str, overrides: Sequence[str], steps: int | None) -> list[str]
     given = {override.partition("=")[0] for override in overrides}
     if {"resume", "source"} & given or "data=l515" in overrides or script not in SCRIPTS:
         return [*overrides]
-    options = {"evaluation.frames": 4, "measure.rounds": 2, "measure.memory": "false"}
+    options = {"evaluation.frames": 4, "measure.rounds": 2 if script == "deploy.py" else 0, "measure.memory": "false"}
     if script == "deploy.py" and "compare" not in given:
         options |= {"parity_frames": 4, "quantize.frames": 4, "quantize.gate_frames": 4}
     if steps is not None and script != "deploy.py":
         options |= {"trainer.max_steps": steps}
+    if script != "deploy.py":
+        options |= {"importance.images": 4, "recovery.batchnorm_images": 4}
     return [*overrides, *(f"{name}={value}" for name, value in options.items() if name not in given)]
 
 

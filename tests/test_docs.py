@@ -89,7 +89,8 @@ def check(script: str, arguments: list[str], directory: Path) -> None:
             assert done.stdout.count("complete already, skipped") == 2
 
 
-@pytest.mark.parametrize("page", ["README.md", *(pytest.param(page, marks=pytest.mark.whole) for page in PAGES[1:])])
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.whole
 def test_the_commands_of_a_page_run_in_order(page, tmp_path, trained):
     frames = write_frames(tmp_path / "frames")
     write_sources(tmp_path)

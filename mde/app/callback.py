@@ -109,6 +109,8 @@ def check(config: DictConfig) -> None:
         raise MdeError(f"sweep.resume={sweep.resume}: holds no jobs of a sweep; name a directory in outputs/sweeps")
     if sweep.cost not in ("macs", "latency_ms"):
         raise MdeError(f"sweep.cost={sweep.cost}: unknown; choose macs or latency_ms")
+    if sweep.cost == "latency_ms" and not config.measure.rounds:
+        raise MdeError("sweep.cost=latency_ms: not with measure.rounds=0, which measures nothing")
     if "target" in config and not config.hydra.launcher._target_.endswith("BasicLauncher"):
         raise MdeError("hydra/launcher: deploy.py measures, so its jobs run one after the other; leave it out")
     if sweep.cost == "latency_ms" and config.hydra.sweeper.get("n_jobs") != 1:

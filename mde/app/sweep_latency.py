@@ -50,18 +50,21 @@ def measure(run_dirs: list[Path]) -> list[str]:
     return problems
 
 
-def _measure_group(name: str, options: dict[str, Any], size: tuple[int, int], run_dirs: list[Path]) -> list[str]:
-    graphs: dict[str, nn.Module] = {REFERENCE: build_model(name, **options)}
+def _measure_group(name: str, network: dict[str, Any], size: tuple[int, int], run_dirs: list[Path]) -> list[str]:
+    graphs: dict[str, nn.Module] = {REFERENCE: build_model(name, **network)}
     first: dict[str, str] = {}  # jobs that prune one network keep a copy of it each: it is measured once
     same = {file: first.setdefault(_digest(file), str(file)) for run_dir in run_dirs for file in networks(run_dir)}
     try:
+        options = load_options(run_dirs[0], PruneRunConfig).measure
+        if not options.rounds:
+            return []
         graphs |= {file: deployable(load_model(file)) for file in first.values()}
-        entries = measure_latency(graphs, size, **load_options(run_dirs[0], PruneRunConfig).measure)
+        entries = measure_latency(graphs, size, **options)
     except MdeError as error:
         if len(run_dirs) == 1:
             return [f"{run_dirs[0].name}: latency not measured: {error}"]
         # One bad network must not cost the others their figures.
-        return [line for run_dir in run_dirs for line in _measure_group(name, options, size, [run_dir])]
+        return [line for run_dir in run_dirs for line in _measure_group(name, network, size, [run_dir])]
     for run_dir in run_dirs:
         own, *before = (entries[same[file]] for file in networks(run_dir))
         record = read_record(run_dir) | {"latency": own, "reference_latency": entries[REFERENCE]}

@@ -71,6 +71,8 @@ def compare(config: DictConfig) -> Path:
     MdeError, after that, when a file could not be opened or run; the others are on the page.
     """
     only(OPTIONS, "compare=")
+    if config.measure.rounds < 1:
+        raise MdeError(f"measure.rounds={config.measure.rounds}: must be at least 1")
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     torch.manual_seed(config.seed)
     torch.set_num_threads(config.threads)  # of pre- and post-processing, whatever the engines

@@ -98,7 +98,7 @@ def check_job(config: DictConfig) -> None:
         raise MdeError(f"target={target.name}: not with quantize=qat; choose one of {', '.join(others)}")
     if PRECISIONS[kind] == "int8" and target.opset < 13:
         raise MdeError(f"target.opset={target.opset}: has no scale per channel, which int8 needs; choose 13 or more")
-    for option in ("threads", "parity_frames", "quantize.frames", "quantize.gate_frames"):
+    for option in ("threads", "parity_frames", "quantize.frames", "quantize.gate_frames", "measure.rounds"):
         if OmegaConf.select(config, option) < 1:
             raise MdeError(f"{option}={OmegaConf.select(config, option)}: must be at least 1")
 

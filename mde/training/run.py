@@ -345,6 +345,8 @@ def qualities(
 
 def add_latency(record: dict[str, Any], model: DepthNetwork, dense: DepthNetwork | None, config: DictConfig) -> None:
     """Measures network, dense network and the published graph side by side, and puts their times into the record."""
+    if not config.measure.rounds:
+        return
     if not engines_here():
         record["notes"].append("Latency was not measured: no engine for ONNX files is installed here.")
         return
@@ -374,6 +376,7 @@ def prepared(config: DictConfig) -> DictConfig:
         "trainer.max_steps": 1 if config.prune.kind == config.quantize.kind == "none" else 0,  # 0: evaluate only
         "trainer.validate_every": 1,
         "trainer.devices": 1,
+        "measure.rounds": 0,
     }.items():
         if OmegaConf.select(config, option) < least:
             raise MdeError(f"{option}={OmegaConf.select(config, option)}: must be at least {least}")

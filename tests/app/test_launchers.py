@@ -39,7 +39,9 @@ def statuses(directory: Path) -> dict[str, str]:
     return {row["job"]: row["status"] for row in json.loads((directory / "summary.json").read_text())["jobs"]}
 
 
-@pytest.mark.parametrize("launcher", ["processes", "slurm_local", "ray_local"])
+@pytest.mark.parametrize(
+    "launcher", ["processes", *(pytest.param(name, marks=pytest.mark.whole) for name in ("slurm_local", "ray_local"))]
+)
 def test_a_launcher_runs_the_jobs_and_the_sweep_ends_in_a_page(launcher, tmp_path):
     done = launch(launcher, tmp_path, "seed=1,2")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -61,6 +61,7 @@ def test_one_object_scale_fixes_sizes_alone(monkeypatch):
     assert synthetic.Random("any").uniform(1, 2) == Random("any").uniform(1, 2), "not asked for a size"
 
 
+@pytest.mark.whole
 def test_the_moving_average_is_what_is_kept(tmp_path):
     def weights(*command: str, script: str) -> torch.Tensor:
         options = [*TINY, "data=synthetic", "data.frames=4", "data.test=1", "data.validation=1"]

@@ -47,7 +47,7 @@ def test_the_memory_benchmark_reads_the_resident_size(tmp_path):
     assert all(megabytes > 100 for _, megabytes in readings)
 
 
-@pytest.mark.parametrize("given", ["sparsity", "files"])
+@pytest.mark.parametrize("given", [pytest.param("sparsity", marks=pytest.mark.whole), "files"])
 def test_the_deployment_benchmark_has_a_row_for_every_network_and_precision(given, tmp_path):
     options = ["--size", "64", "64", "--threads", "1", "--engines", "openvino", "--rounds", "2"]
     if given == "files":
@@ -74,6 +74,7 @@ def test_the_deployment_benchmark_has_a_row_for_every_network_and_precision(give
     assert all(name in printed for name in figures)
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(not (SHARED / "data").is_dir(), reason="set MDE_SHARED to the folder with the real frames")
 def test_the_table_of_real_sets_has_every_set_and_marks_the_trained_one(run_train, tmp_path):
     run_dir = tmp_path / "run"

@@ -211,7 +211,7 @@ def test_tensorrts_baseline_is_built_by_the_library_that_built_the_engine(
     monkeypatch.setattr(module, "load_runtime", lambda *_, **__: Runtime(path, description, network.infer))
     requests: list[Request] = []
 
-    def baseline(_: str, request: Request, __: int) -> Callable[[np.ndarray], np.ndarray]:
+    def baseline(_: str, request: Request, *__: Any) -> Callable[[np.ndarray], np.ndarray]:
         requests.append(request)
         return network.infer
 

@@ -53,7 +53,13 @@ def test_the_deployable_network_computes_the_same(name: str) -> None:
     assert model.reference, "the network itself stays as it is"
 
 
-@pytest.fixture(scope="module", params=[(name, pruned) for name in NETWORKS for pruned in (False, True)], ids=str)
+PRUNED_HYBRID = ("dpt_hybrid", True)
+OTHERS = [("dpt_hybrid", False), ("dpt_large", False), ("dpt_large", True)]
+
+
+@pytest.fixture(
+    scope="module", params=[PRUNED_HYBRID, *(pytest.param(form, marks=pytest.mark.whole) for form in OTHERS)], ids=str
+)
 def request_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Request:
     name, pruned = request.param
     model = lively(name, pruned)
@@ -61,7 +67,10 @@ def request_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return Request(name, ImageGraph(deployable(model), model.mean, model.std).eval(), SIZE, "fp32", folder)
 
 
-@pytest.mark.parametrize(("target", "file"), [("onnxruntime", "m.onnx"), ("openvino", "m.xml"), ("litert", "m.tflite")])
+@pytest.mark.parametrize(
+    ("target", "file"),
+    [("onnxruntime", "m.onnx"), ("openvino", "m.xml"), pytest.param("litert", "m.tflite", marks=pytest.mark.whole)],
+)
 def test_every_engine_computes_what_the_network_does(request_of: Request, target: str, file: str) -> None:
     pruned = next(m for m in request_of.graph.modules() if hasattr(m, "num_heads")).num_heads < 12
     if target == "litert" and pruned:
@@ -76,7 +85,7 @@ def test_every_engine_computes_what_the_network_does(request_of: Request, target
     assert np.abs(found - expected).max() <= 1e-3 * np.ptp(expected)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["dpt_hybrid", pytest.param("dpt_large", marks=pytest.mark.whole)])
 def test_an_old_opset_has_no_shapes_to_compute(name: str, tmp_path: Path) -> None:
     model = lively(name)
     export_onnx(ImageGraph(deployable(model), model.mean, model.std).eval(), tmp_path / "m.onnx", SIZE, opset=13)
@@ -88,6 +97,7 @@ def test_an_old_opset_has_no_shapes_to_compute(name: str, tmp_path: Path) -> Non
     assert len(sizes) == 5, "four decoder steps and the head; the position embedding is a constant"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", NETWORKS)
 def test_tensorrt_rtx_builds_an_int8_engine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorrt_rtx")

@@ -50,7 +50,7 @@ def prune(run, tiny, trained, tmp_path, *overrides):
 
 def test_a_run_from_untrained_weights_trains_dense_then_prunes_and_says_so(run_train, tiny, tmp_path):
     options = ["prune=channel", "sparsity=0.3", "importance.images=2", "recovery.batchnorm_images=2"]
-    done = run_train(*tiny, *options, f"hydra.run.dir={tmp_path}/run", steps=4)
+    done = run_train(*tiny, *options, f"hydra.run.dir={tmp_path}/run", "measure.rounds=2", steps=4)
     assert done.returncode == 0, done.stderr
     assert "trains dense for 2 steps, then prunes" in done.stdout
     assert "step 2: pruned from" in done.stdout
@@ -71,7 +71,7 @@ def test_a_run_from_untrained_weights_trains_dense_then_prunes_and_says_so(run_t
     assert ": before<" in (tmp_path / "run/report.html").read_text()
 
 
-@pytest.mark.parametrize("kind", ["channel", "fine_grained"])
+@pytest.mark.parametrize("kind", ["channel", pytest.param("fine_grained", marks=pytest.mark.whole)])
 def test_a_run_killed_in_mid_schedule_ends_with_the_same_network_as_one_that_was_not(run_train, tiny, tmp_path, kind):
     options = [*tiny, f"prune={kind}", "sparsity=0.4", "schedule=cubic", "schedule.start=2", "schedule.end=6"]
     options += ["schedule.interval=2", "trainer.max_steps=8", "importance=l1", "recovery.batchnorm_images=2"]
@@ -254,6 +254,7 @@ def test_structural_pruning_in_several_processes_is_refused_in_one_line(run_trai
     assert "prune=channel: not in several processes" in answer.stderr
 
 
+@pytest.mark.whole
 def test_masks_hold_in_several_processes(run_train, tiny, tmp_path):
     options = ["prune=fine_grained", "sparsity=0.5", "schedule.start=1", "schedule.end=2", "trainer=ddp"]
     options += ["trainer.accelerator=cpu", "trainer.devices=2", "batch_size=2", "trainer.max_steps=3"]

@@ -40,7 +40,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = write_frames(root / "tiny")
     options = [f"data.root={frames}", f"hydra.run.dir={root / 'run'}", f"logger.group={GROUP}"]
     staging = {"WANDB_DATA_DIR": str(root / "staging")}
-    done = call("data=folder", *TINY, "logger=wandb", *options, steps=STEPS, **staging)
+    done = call("data=folder", *TINY, "logger=wandb", "measure.rounds=2", *options, steps=STEPS, **staging)
     assert done.returncode == 0, done.stderr
     return root / "run"
 

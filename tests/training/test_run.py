@@ -34,7 +34,13 @@ QUALITY = ERRORS | {"protocol", "alignment", "frames", "coverage", "negative_sca
 def test_a_run_leaves_everything_the_contract_names(run_train, frames_folder, tmp_path):
     run_dir = tmp_path / "run"
     done = run_train(
-        "data=folder", f"data.root={frames_folder}", f"hydra.run.dir={run_dir}", *TINY, "logger=wandb", steps=2
+        "data=folder",
+        f"data.root={frames_folder}",
+        f"hydra.run.dir={run_dir}",
+        *TINY,
+        "logger=wandb",
+        "measure.rounds=2",
+        steps=2,
     )
     assert done.returncode == 0, done.stderr
     record = json.loads((run_dir / "metrics.json").read_text())
