@@ -1,6 +1,6 @@
 """The tables and figures of docs/results.md, from the records of the runs that results_steps names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -137,7 +137,6 @@ def targets(figures: Figures) -> str:
     """The project's targets, each with what was found on NYU and on sets that nobody learned from."""
     dense, peer = DENSE, FASTDEPTH
     inside = [point for point in figures.of if point[0] in NETWORKS and point[1] in SUFFIX]
-    good = [p for p in inside if figures.quality(p, "nyu") >= figures.quality(dense, "nyu") - 0.02]
     best = max(inside, key=lambda point: figures.quality(point, "nyu"))
     lines = []
     for name, there in ("on NYU, at or above", figures.ahead), ("zero-shot, above", figures.ahead_elsewhere):
@@ -154,19 +153,18 @@ def targets(figures: Figures) -> str:
         precision = figures.by_default[2].upper()
         ratios[f"at the dense network's, as OpenVINO computes it by default ({precision} here)"] = figures.over_default
     for at, ratio in ratios.items():
-        reached, fastest = max((ratio(point) or 0, point) for point in good)
+        fastest, verdict = near_and_fast(inside, ratio, lambda point: figures.ahead(point, dense))
         to_best = f", {figures.ahead(fastest, best)} to the best file here, {named(best)}" if best != dense else ""
-        found = f"{named(fastest)}: {reached:.1f}x; {figures.ahead(fastest, dense)} to dense{to_best}"
+        found = f"{named(fastest)}: {ratio(fastest):.1f}x; {figures.ahead(fastest, dense)} to dense{to_best}"
         elsewhere = f"{figures.ahead_elsewhere(fastest, dense)} to dense"
-        verdict = "yes" if reached >= 10 else "no"
         target = f"10x as fast as the published graph {at}, within 2 points of our dense delta1 on NYU"
         lines.append(f"| {target} | {found} | {elsewhere} | {verdict} |")
     quicker = [p for p in inside if figures.latency(p)["p50_ms"] < figures.latency(peer)["p50_ms"]]
     verdicts = []
     for in_depth in (False, True):
         ahead = [p for p in quicker if figures.ahead(p, peer, in_depth=in_depth).verdict == "yes"]
-        verdicts.append(", ".join(map(named, ahead)) or "none")
-    found = f"{verdicts[0]}; fitted in depth: {verdicts[1]}"
+        verdicts.append(", ".join(f"{named(p)} ({figures.latency(p)['p50_ms']:.2f} ms)" for p in ahead) or "none")
+    found = f"{verdicts[0]}; fitted in depth: {verdicts[1]}; FastDepth {figures.latency(peer)['p50_ms']:.2f} ms"
     answers = ["no" if verdict == "none" else "yes" for verdict in verdicts]
     lines.append(
         f"| faster than FastDepth INT8 on this processor and clearly more accurate on NYU | {found} | | "
@@ -180,6 +178,26 @@ def targets(figures: Figures) -> str:
         f"by more than {CLEAR} standard errors; open: by less. {figures.errors}"
     )
     return f"{table}\n\n{about}\n\n{figures.machine}"
+
+
+def near_and_fast(
+    points: Sequence[Point], ratio: Callable[[Point], float | None], to_dense: Callable[[Point], Difference]
+) -> tuple[Point, str]:
+    """The fastest file that is clearly less than 2 points below dense, where that is 10x; else the fastest that is
+    less than 2 points below in the mean; and whether it reaches both.
+    """
+
+    def margin(point: Point) -> Difference:
+        return Difference(to_dense(point).mean + 0.02, to_dense(point).error)
+
+    def fastest(among: Sequence[Point]) -> Point:
+        return max(among, key=lambda point: ratio(point) or 0)
+
+    clear = [point for point in points if margin(point).verdict == "yes"]
+    if clear and (ratio(fastest(clear)) or 0) >= 10:
+        return fastest(clear), "yes"
+    near = fastest([point for point in points if margin(point).mean >= 0])
+    return near, "open" if (ratio(near) or 0) >= 10 else "no"
 
 
 def peer(figures: Figures) -> str:
