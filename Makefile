@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -n)
 
-.PHONY: demo test test-all results install clean
+.PHONY: demo check test test-all results install clean
 
 install: $(INSTALLED)
 
@@ -39,6 +39,14 @@ results: install
 
 test: install
 	$(PY) -m pytest -n 2 --dist worksteal
+
+# While working: what needs no run.
+check: install
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest -n 2 tests/test_losses.py tests/test_metrics.py tests/test_geometry.py tests/test_config.py tests/test_json_file.py \
+	    tests/test_names.py tests/test_overrides.py tests/test_runs.py tests/app/test_command_line.py tests/data tests/evaluation
 
 # The suite and every document's commands as written: half an hour.
 test-all: install

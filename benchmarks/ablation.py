@@ -1,7 +1,7 @@
 """What moves accuracy: short trainings that differ in one thing, judged on the frames that may decide.
 
     python -m benchmarks.ablation               # the rows that are not there yet; four minutes each on one core
-    python -m benchmarks.ablation --write       # only the table in docs/results.md, from what there is
+    python -m benchmarks.ablation --write       # only the table in docs/notebook.md, from what there is
     python -m benchmarks.ablation --only size   # rows whose name holds this
 
 Choices are made on a tenth of NYU's training scenes (train.py's validation part), on redkitchen and on every second

@@ -38,7 +38,7 @@ from mde.report.sweep_table import read_jobs
 def write(name: str, content: str) -> None:
     """Replaces the part called `name` in the documents, one of which must have it."""
     pattern, written = rf"(<!-- results: {name} -->\n).*?(<!-- end -->)", 0
-    for page in (ROOT / "docs/results.md", ROOT / "README.md", *(ROOT / "weights").glob("*.md")):
+    for page in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md", *(ROOT / "weights").glob("*.md")):
         text, count = re.subn(
             pattern, lambda found: f"{found[1]}\n{content}\n\n{found[2]}", page.read_text(), flags=re.DOTALL
         )

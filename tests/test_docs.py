@@ -118,7 +118,7 @@ def test_the_commands_of_a_page_run_in_order(page, tmp_path, trained):
         check(script, arguments, tmp_path)
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/results.md"])
+@pytest.mark.parametrize("page", [*PAGES, "docs/results.md", "docs/notebook.md"])
 def test_the_commands_of_a_page_compose(page):
     """All of them: each kind is executed where its tests are, and every one as written by `make test-all`."""
     for script, arguments in commands(page):
