@@ -347,7 +347,14 @@ def test_latency_of_finished_networks_is_measured_beside_their_reference(tmp_pat
 
 
 def test_a_killed_sweep_is_resumed_and_completes_without_running_anything_twice(tmp_path):
-    options = [*TINY, "data.test=2", "data.validation=2", "loss=l1,trimmed", "trainer.checkpoint_minutes=0.00001"]
+    options = [
+        *TINY,
+        "measure.rounds=2",
+        "data.test=2",
+        "data.validation=2",
+        "loss=l1,trimmed",
+        "trainer.checkpoint_minutes=0.00001",
+    ]
     command = train_command("-m", *options, f"hydra.sweep.dir={tmp_path}", steps=2)
     process = subprocess.Popen(**command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 

@@ -20,7 +20,11 @@ runpy.run_path({str(ROOT / "train.py")!r}, run_name="__main__")
 def test_training_runs_where_optional_libraries_cannot_be_imported(frames_folder, tmp_path):
     script, run_dir = tmp_path / "train.py", tmp_path / "run"
     script.write_text(BARE)
-    options = quick("train.py", ["data=folder", f"data.root={frames_folder}", f"hydra.run.dir={run_dir}", *TINY], 1)
+    options = quick(
+        "train.py",
+        ["data=folder", f"data.root={frames_folder}", f"hydra.run.dir={run_dir}", *TINY, "measure.rounds=2"],
+        1,
+    )
     done = run_script(script, options, ROOT, script_environment())
     assert done.returncode == 0, done.stderr
     record = json.loads((run_dir / "metrics.json").read_text())
