@@ -48,7 +48,7 @@ check: install
 	$(PY) -m pytest -n 2 tests/test_losses.py tests/test_metrics.py tests/test_geometry.py tests/test_config.py tests/test_json_file.py \
 	    tests/test_names.py tests/test_overrides.py tests/test_runs.py tests/app/test_command_line.py tests/data tests/evaluation
 
-# The suite and every document's commands as written: half an hour.
+# The suite, every document's commands as written, and the slowest variants: half an hour.
 test-all: install
 	$(PY) -m pytest -n 2 --dist worksteal -m ''
 

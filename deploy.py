@@ -4,7 +4,7 @@ Or set deployed ones side by side: `python deploy.py compare=[FILE,FILE,...]`; a
 """
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mde.app.entry import job, register, run
 from mde.config import SensorData
@@ -14,7 +14,7 @@ from mde.config import SensorData
 @job
 def main(config: DictConfig) -> None:
     # Imported after composing: a mistyped option is answered before torch is imported.
-    if OmegaConf.get_type(config.data) is SensorData:
+    if config.data._target_ == SensorData._target_:
         from mde.deploy.camera.run import observe
 
         observe(config)

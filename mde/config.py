@@ -197,7 +197,7 @@ class QuantizeConfig:
 
 @dataclass
 class EvaluationConfig:
-    """What is evaluated beside the run's own test frames, and how much of it."""
+    """How much is evaluated."""
 
     frames: int | None = None  # of each set, spread evenly; null: all
 

@@ -16,7 +16,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from mde.engines.runtime import Runtime, load_runtime
+from mde.deploy import Runtime, load_runtime
 from mde.errors import MdeError
 
 # Of the images only the newest waits: ROS's own profile for sensors keeps five, and a slow network would always be five

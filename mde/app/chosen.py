@@ -35,7 +35,7 @@ def _evaluate(job: SweepJob) -> None:
     config = load_options(job.directory, PruneRunConfig)  # which has train.py's as well
     splits: Splits = built("data", config.data)
     _, *before = networks(job.directory)
-    sets = evaluation_sets(splits, config.evaluate)
+    sets = evaluation_sets(splits, config.evaluate, config.evaluation.frames)
     final_evaluation(config, job.directory, job.record, sets, before[0] if before else None)
     write_record(job.directory, job.record)
     write_report(job.directory)

@@ -71,7 +71,7 @@ def _check(option: Override) -> None:
     if (group in GROUPS or "/" in group) and not isinstance(option._value, dict):
         for text in texts:
             if re.search(r"[/\\$]", text):
-                raise MdeError(f"{argument}: {text} is no name of a file in conf/{group}; put your file there")
+                raise MdeError(f"{argument}: {text} is no choice of {group}; put a file of your own into conf/{group}")
 
 
 def _parts(value: Any) -> Iterator[tuple[str, str]]:

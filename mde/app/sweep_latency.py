@@ -55,7 +55,7 @@ def _measure_group(name: str, network: dict[str, Any], size: tuple[int, int], ru
     first: dict[str, str] = {}  # jobs that prune one network keep a copy of it each: it is measured once
     same = {file: first.setdefault(_digest(file), str(file)) for run_dir in run_dirs for file in networks(run_dir)}
     try:
-        options = load_options(run_dirs[0], PruneRunConfig).measure
+        options = max((load_options(run_dir, PruneRunConfig).measure for run_dir in run_dirs), key=lambda o: o.rounds)
         if not options.rounds:
             return []
         graphs |= {file: deployable(load_model(file)) for file in first.values()}

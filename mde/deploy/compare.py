@@ -100,7 +100,7 @@ def carry_out(config: DictConfig, run_dir: Path, record: dict[str, Any]) -> None
         config.size = list(candidates[0].runtime.description.input) if candidates else [256, 256]
     save_options(run_dir, config)
     splits: Splits = built("data", config.data)
-    sets = evaluation_sets(splits, config.evaluate)
+    sets = evaluation_sets(splits, config.evaluate, config.evaluation.frames)
     per_frame: PerFrame = defaultdict(dict)
     record["baselines"] = quality(candidates, sets, config.evaluation.frames, per_frame)
     write_frames(run_dir, per_frame)

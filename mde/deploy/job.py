@@ -61,7 +61,7 @@ class Job:
 
     @property
     def runs_here(self) -> bool:
-        """TensorRT builds without a GPU, and runs only on one."""
+        """Not where the target only builds: TensorRT without a GPU."""
         return ENGINES[self.target].runs_here()
 
 
@@ -184,12 +184,15 @@ def sensitivity(job: Job) -> dict[str, float]:
 
 
 def written(job: Job, exclude: Sequence[str]) -> Runtime:
-    """Writes and opens the file. Where TensorRT cannot run, ONNX Runtime opens the same graph."""
+    """Writes and opens the file; where it does not run, what stands in for it."""
     request, engine = replace(job.request, exclude=exclude), ENGINES[job.target]
+    if engine.run_graph:  # PyTorch runs the network's own file, which is open already
+        return job.network
     write_target(job.target, request, job.file)
     if job.runs_here:
         return load_runtime(job.file, threads=job.config.threads)
-    assert engine.stand_in is not None
+    if engine.stand_in is None:
+        raise MdeError(f"target={job.target}: {job.file.name} is written, but does not run on this machine")
     opened = engine.stand_in(typed_onnx(request), job.config.threads)
     return Runtime(opened.path, request.describe(opened.name), opened)
 

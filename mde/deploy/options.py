@@ -23,5 +23,5 @@ def only(options: Collection[str], what: str) -> None:
         raise MdeError(f"{what}: is one run, no job of a sweep; leave out -m")
     for override in hydra.overrides.task:
         key = override.lstrip("+~").partition("=")[0]
-        if key.partition(".")[0] not in options:
+        if key.partition(".")[0] not in {*options, "experiment"}:  # which only shortens
             raise MdeError(f"{key}: means nothing to {what}; leave it out")

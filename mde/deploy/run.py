@@ -67,7 +67,7 @@ def deploy(config: DictConfig) -> Path:
 def carry_out(job: Job, record: dict[str, Any]) -> None:
     """Builds, proves, evaluates and measures, and puts what it finds into the record."""
     config, run_dir = job.config, job.run_dir
-    evaluated = evaluation_sets(job.splits, config.evaluate)
+    evaluated = evaluation_sets(job.splits, config.evaluate, config.evaluation.frames)
     say(f"{job.target}, {job.request.precision}, {job.request.size[0]} x {job.request.size[1]}")
     runtime, gated = build(job)
     parity = measure_parity(runtime, job.expected, evaluated[0], config.parity_frames)

@@ -148,6 +148,9 @@ class Engine:
             return OpenFile(path, self.name, *self.opener(path, threads))
         except MdeError:
             raise
+        except ImportError as error:
+            reason = f"is not installed ({_reason(error)}); pip install {self.package}"
+            raise MdeError(f"engine {self.name}: {reason}") from error
         except Exception as error:
             raise MdeError(
                 f"{path}: {self.name} cannot open it ({_reason(error)}); export the network again"

@@ -129,6 +129,7 @@ OPENVINO_DEFAULT = Engine(
     (".xml", ".onnx"),
     "openvino",
     _open_by_default,
+    no_profile="layers are timed in the file's own precision alone",
     computes=default_precision,
 )
 OPENVINO = Engine(

@@ -92,13 +92,15 @@ def add_content(content: Any, sample: Sample) -> None:
         content.update(tensor.contiguous().numpy())
 
 
-def evaluation_sets(splits: Splits, folders: Sequence[str]) -> list[Frames]:
+def evaluation_sets(splits: Splits, folders: Sequence[str], limit: int | None = None) -> list[Frames]:
     """The run's own test frames (validation where it has none), then the folders named in evaluate=.
 
     Of a folder with an official split the test part, else all of it. Opened before training, so that a wrong path is
-    found at once, and so is a set that has nothing to evaluate: MdeError for both, and for two sets of one name, which
-    a table could not tell apart.
+    found at once, and so is a set that has nothing to evaluate in `limit` of its frames: MdeError for both, and for two
+    sets of one name, which a table could not tell apart.
     """
+    if limit is not None and limit < 1:
+        raise MdeError(f"evaluation.frames={limit}: must be at least 1")
     sets = list(parts_of(splits.test if splits.test is not None else splits.validation))
     for folder in folders:
         frames = FolderFrames(folder)
@@ -110,15 +112,17 @@ def evaluation_sets(splits: Splits, folders: Sequence[str]) -> list[Frames]:
                 'another "name" in its meta.json'
             )
         sets.append(frames)
-    check_truth(sets)
+    check_truth(sets, limit)
     return sets
 
 
-def check_truth(sets: Iterable[Frames]) -> None:
-    """MdeError for a set of which no frame has a depth within its cap. Reads on until one has: mostly the first."""
+def check_truth(sets: Iterable[Frames], limit: int | None = None) -> None:
+    """MdeError for a set of which no frame, of the `limit` that are evaluated, has a depth within its cap. Reads on
+    until one has: mostly the first.
+    """
     for frames in sets:
         nearest = math.inf
-        for index in range(len(frames)):
+        for index in spread(len(frames), limit):
             sample = frames[index]
             if truth_mask(sample.depth, sample.mask, frames.cap).any():
                 break

@@ -39,8 +39,12 @@ class BuildError(Exception):
 
 
 def load_tensorrt(names: Sequence[str] = LIBRARIES) -> Any:
-    """The first of `names` that is installed, as a module. BuildError when none is."""
+    """The first of `names` that is installed, as a module. BuildError when none is, and for a name that is none of
+    LIBRARIES: a record beside an engine may come from somebody else, and importing runs code.
+    """
     for name in names:
+        if name not in LIBRARIES:
+            raise BuildError(f"{name}: no library of engines; choose from {', '.join(LIBRARIES)}")
         try:
             return importlib.import_module(name)
         except ImportError:

@@ -30,7 +30,7 @@ REFERENCE = "reference"
 def engines_here() -> list[str]:
     """Those of READING_ONNX that are installed; none where what writes ONNX files is not."""
     writing = find_spec("onnx") and find_spec("onnxslim")
-    return [name for name in READING_ONNX if writing and ENGINES[name].installed]
+    return [name for name in READING_ONNX if writing and ENGINES[name].installed and ENGINES[name].runs_here()]
 
 
 def interleave(
@@ -79,7 +79,9 @@ def measure_latency(
     """
     engines = engines_here() if engines is None else engines
     if not engines:
-        raise MdeError("latency: no engine for ONNX files is installed; pip install onnx onnxslim onnxruntime openvino")
+        raise MdeError(
+            f"latency: no engine for ONNX files is installed; pip install onnx onnxslim {' '.join(READING_ONNX)}"
+        )
     check_engines(engines)
     if REFERENCE not in graphs:
         raise MdeError(f"latency of {', '.join(graphs) or 'nothing'}: no graph is called {REFERENCE}; add it")

@@ -48,7 +48,7 @@ from mde.report.terminal import say, show_cost, show_quality
 from mde.report.wandb_results import log_results
 from mde.report.wandb_run import end_wandb
 from mde.runs import LAST, load_options, save_options
-from mde.speed.interleaved import engines_here, measure_latency
+from mde.speed.interleaved import READING_ONNX, engines_here, measure_latency
 from mde.training.callbacks import Compression, Validation
 from mde.training.estimate import TRIAL_STEPS, step_seconds
 from mde.training.module import DepthModule
@@ -73,8 +73,9 @@ def train(config: DictConfig) -> Path:
     L.seed_everything(config.seed, workers=True, verbose=False)
     quantization = build_quantization(config, run_dir)
     splits: Splits = built("data", config.data)
-    evaluated, validating = evaluation_sets(splits, config.evaluate), parts_of(splits.validation)
-    check_truth(validating)
+    limit = config.evaluation.frames
+    evaluated, validating = evaluation_sets(splits, config.evaluate, limit), parts_of(splits.validation)
+    check_truth(validating, limit)
     teacher = build_teacher(config, splits)
     model = build_model(config.model.name, weights=config.weights, **network_options(config))
     if config.weights not in UNTRAINED:
@@ -88,7 +89,7 @@ def train(config: DictConfig) -> Path:
         config.trainer.validate_every,
         config.protocol,
         run_dir / "pictures",
-        config.evaluation.frames,
+        limit,
     )
     trainer = build_trainer(config, run_dir, [compression, validation] if compression else [validation])
     if (run_dir / LAST).exists():
@@ -347,8 +348,10 @@ def add_latency(record: dict[str, Any], model: DepthNetwork, dense: DepthNetwork
     """Measures network, dense network and the published graph side by side, and puts their times into the record."""
     if not config.measure.rounds:
         return
+    if absent := [name for name in READING_ONNX if name not in engines_here()]:
+        reason = "it, or onnx and onnxslim, are not installed here"
+        record["notes"].append(f"Latency was not measured in {' and '.join(absent)}: {reason}.")
     if not engines_here():
-        record["notes"].append("Latency was not measured: no engine for ONNX files is installed here.")
         return
     graphs: dict[str, nn.Module] = {"reference": build_model(model.name, **as_published(model.options))}
     graphs |= {"before": deployable(dense)} if dense is not None else {}

@@ -338,3 +338,13 @@ def test_the_plot_is_as_tall_as_the_names_of_its_files():
 
     assert height(3) == height(4)
     assert height(40) > 40 * 15  # pixels: a line of the legend
+
+
+def test_an_experiment_means_something_to_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = ["compare=[a.onnx]", "experiment=quick"]
+    hydra = SimpleNamespace(mode=RunMode.RUN, overrides=SimpleNamespace(task=task))
+    monkeypatch.setattr(options, "HydraConfig", SimpleNamespace(get=lambda: hydra))
+    options.only({"compare"}, "compare=")
+    task.append("quantize=int8")
+    with pytest.raises(MdeError, match="quantize: means nothing to compare="):
+        options.only({"compare"}, "compare=")

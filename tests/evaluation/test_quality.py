@@ -124,6 +124,16 @@ def test_another_set_of_the_same_name_is_refused_in_one_line(tmp_path):
         evaluation_sets(Splits("room", frames, frames), [str(second)])
 
 
+def test_a_set_is_refused_for_the_frames_that_are_evaluated():
+    """As many as will be, and the same ones."""
+    frames = Given(torch.zeros(1, 24, 32), torch.ones(1, 24, 32))
+    assert evaluation_sets(Splits("late", frames, frames), []) == [frames]
+    with pytest.raises(MdeError, match="no frame has a depth"):
+        evaluation_sets(Splits("late", frames, frames), [], limit=1)
+    with pytest.raises(MdeError, match=r"evaluation\.frames=0: must be at least 1"):
+        evaluation_sets(Splits("late", frames, frames), [], limit=0)
+
+
 def test_limits_spread_evenly_and_never_repeat():
     assert spread(10, None) == list(range(10))
     assert spread(3, 8) == [0, 1, 2]

@@ -5,7 +5,7 @@ import json
 import pytest
 import tensorrt_rtx
 
-from mde.jetson.builder import BuildError, build_engine, cached_engine, library_of, misfit
+from mde.jetson.builder import BuildError, build_engine, cached_engine, library_of, load_tensorrt, misfit
 from tests.jetson import fakes
 
 ORIN = {"device": "Orin", "compute_capability": "8.7"}
@@ -268,3 +268,10 @@ def test_the_newest_record_is_what_the_real_library_has():
         for name in names:
             assert hasattr(real, name) == hasattr(fake, name), name
     assert library_of(tensorrt_rtx)["library"] == "tensorrt_rtx"
+
+
+def test_a_record_of_somebody_else_s_names_no_module(tmp_path, monkeypatch):
+    (tmp_path / "payload.py").write_text("raise SystemExit('ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BuildError, match="payload: no library of engines; choose from tensorrt, tensorrt_rtx"):
+        load_tensorrt(("payload",))
