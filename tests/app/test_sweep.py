@@ -257,6 +257,11 @@ def test_latency_cannot_be_searched_for_in_parallel(sweep, tmp_path, capfd):
     assert capfd.readouterr().err.count("only in a serial search") == 2
 
 
+def test_latency_cannot_be_searched_for_where_nothing_is_measured(sweep, tmp_path, capfd):
+    assert sweep("sweep.cost=latency_ms", "measure.rounds=0", "seed=1,2", f"hydra.sweep.dir={tmp_path}") == 2
+    assert "sweep.cost=latency_ms: not with measure.rounds=0" in capfd.readouterr().err
+
+
 def test_deployments_do_not_disturb_each_others_measurements(tmp_path):
     done = call("-m", "hydra/launcher=processes", "checkpoint=a,b", f"hydra.sweep.dir={tmp_path}", script="deploy.py")
     assert done.returncode == 2

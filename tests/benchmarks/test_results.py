@@ -106,6 +106,21 @@ def test_the_targets_are_judged_by_what_was_measured(record, figures_of):
 NO = "no; in depth: no"
 
 
+def test_ten_times_within_two_points_is_reached_where_both_are_clear_and_open_where_the_error_is_too_large():
+    slow, clear, near, far = (("dense", engine, "int8") for engine in ("a", "b", "c", "d"))
+    below = {slow: (0.0, 0.001), clear: (-0.012, 0.002), near: (-0.017, 0.003), far: (-0.03, 0.001)}
+    to_dense = {point: paired.Difference(*figures) for point, figures in below.items()}
+
+    def verdict(**ratios: float) -> tuple[str, str]:
+        faster = {slow: 1.0, clear: ratios["clear"], near: ratios["near"], far: 30.0}
+        point, found = tables.near_and_fast(list(below), faster.get, to_dense.__getitem__)
+        return point[1], found
+
+    assert verdict(clear=11, near=14) == ("b", "yes")
+    assert verdict(clear=9, near=14) == ("c", "open")
+    assert verdict(clear=9, near=8) == ("b", "no")
+
+
 def test_faster_and_clearly_more_accurate_is_said_of_each_fit_by_itself(record, figures_of):
     assert answers(figures_of(record))[-1] == NO  # +0.5 points, with an error of 0.7
     for candidate in record["candidates"][1:3]:
@@ -211,6 +226,10 @@ def test_what_was_interrupted_goes_on_in_its_directory_or_begins_anew(monkeypatc
     assert sweep.arguments() == ["x.py", "a=1", f"sweep.resume={sweep.path}"]
     assert deployment.arguments() == ["x.py", "a=1", f"hydra.run.dir={deployment.path}"]
     assert not deployment.path.exists()
+    altered = steps.Step("t", "-m benchmarks.altered whole_frames a=1")
+    (altered.path / "checkpoints").mkdir(parents=True)
+    (altered.path / "checkpoints/last.ckpt").touch()
+    assert altered.arguments() == ["-m", "benchmarks.altered", "whole_frames", f"resume={altered.path}"]
 
 
 def test_the_pareto_figure_is_drawn(record, figures_of, tmp_path):
